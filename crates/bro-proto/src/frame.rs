@@ -1,0 +1,261 @@
+//! v1 framing: a 4-byte big-endian body length, then the body.
+
+use crate::limits::FRAME_PREFIX_BYTES;
+
+/// The stream cannot be understood any further.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    /// The peer announced a body above the limit.
+    #[error("frame body of {announced} bytes announced, at most {limit} are accepted")]
+    TooLarge {
+        /// Bytes that the prefix claims.
+        announced: usize,
+        /// Bytes that would have been accepted.
+        limit: usize,
+    },
+}
+
+/// The body length that a prefix announces.
+pub fn announced_bytes(prefix: [u8; FRAME_PREFIX_BYTES]) -> usize {
+    u32::from_be_bytes(prefix) as usize
+}
+
+/// Writes the prefix of the frame that starts at `start` in `out`; the body follows it and ends at the end of `out`.
+///
+/// # Panics
+/// When `out` does not hold a prefix at `start`, or when the body is above 4 GiB: both are defects of the caller.
+pub fn finish_frame(out: &mut [u8], start: usize) {
+    let body = u32::try_from(out.len() - start - FRAME_PREFIX_BYTES).expect("body length fits the prefix");
+    out[start..start + FRAME_PREFIX_BYTES].copy_from_slice(&body.to_be_bytes());
+}
+
+/// Cuts a byte stream into frames, whatever the sizes of the pieces it arrives in.
+///
+/// Feed each chunk to [`Deframer::start`] and take frames until it returns `None`. Frames that lie whole in the
+/// chunk are handed out as slices of it; only a frame that is split between chunks is copied. Memory grows with the bytes
+/// that really arrived, never with the length that a prefix claims, and is given back when the frame is done.
+#[derive(Debug, Default)]
+pub struct Deframer {
+    /// The beginning of a frame whose end has not arrived. Invariant: shorter than the frame.
+    partial: Vec<u8>,
+}
+
+impl Deframer {
+    /// A deframer at the start of a stream.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whether the stream is in the middle of a frame.
+    pub fn is_mid_frame(&self) -> bool {
+        !self.partial.is_empty()
+    }
+
+    /// Bytes held for the frame in the making.
+    pub fn partial_bytes(&self) -> usize {
+        self.partial.len()
+    }
+
+    /// Bytes still missing from the frame in the making, when its prefix is known.
+    pub fn missing_bytes(&self) -> Option<usize> {
+        let prefix = self.partial.first_chunk()?;
+        Some((FRAME_PREFIX_BYTES + announced_bytes(*prefix)).saturating_sub(self.partial.len()))
+    }
+
+    /// The place for the rest of a large frame: bytes may be read straight into the spare capacity of the vector, instead of
+    /// into a buffer from which they would be copied. `None` unless at least `missing_bytes_min` are missing.
+    ///
+    /// Room is made for at most as much again as has arrived (and at least `missing_bytes_min`), so memory follows the bytes
+    /// that came, not the length that was claimed. After reading, the frame is taken by [`Deframer::start`] with an empty chunk.
+    pub fn room(&mut self, missing_bytes_min: usize) -> Option<&mut Vec<u8>> {
+        let missing = self.missing_bytes()?;
+        if missing < missing_bytes_min {
+            return None;
+        }
+        let total = self.partial.len() + missing;
+        if self.partial.capacity() > total {
+            self.partial.shrink_to(total); // what follows the frame belongs elsewhere
+        } else if self.partial.capacity() - self.partial.len() < missing_bytes_min {
+            self.partial.reserve_exact(missing.min(self.partial.len().max(missing_bytes_min)));
+        }
+        Some(&mut self.partial)
+    }
+
+    /// Begins with the next chunk of the stream. Bodies above `body_bytes_max` end the stream.
+    pub fn start<'d, 'c>(&'d mut self, chunk: &'c [u8], body_bytes_max: usize) -> Frames<'d, 'c> {
+        Frames { deframer: self, rest: chunk, assembled: Vec::new(), body_bytes_max }
+    }
+}
+
+/// The frames of one chunk; see [`Deframer::start`]. When dropped, what is left of the chunk is kept for the next one.
+#[derive(Debug)]
+pub struct Frames<'d, 'c> {
+    deframer: &'d mut Deframer,
+    rest: &'c [u8],
+    assembled: Vec<u8>,
+    body_bytes_max: usize,
+}
+
+/// A whole frame, **with** its prefix, and where it lies.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Cut<'c> {
+    /// It lay whole in the chunk.
+    Whole(&'c [u8]),
+    /// It came in pieces and was put together.
+    Assembled(Vec<u8>),
+}
+
+impl<'c> Frames<'_, 'c> {
+    /// The next whole frame, **with** its prefix; `None` when the chunk is used up.
+    ///
+    /// After an error the stream has no next frame: the connection must be closed.
+    pub fn next_frame(&mut self) -> Result<Option<&[u8]>, FrameError> {
+        Ok(match self.next_cut()? {
+            None => None,
+            Some(Cut::Whole(frame)) => Some(frame),
+            Some(Cut::Assembled(frame)) => {
+                self.assembled = frame;
+                Some(&self.assembled)
+            }
+        })
+    }
+
+    /// Like [`Frames::next_frame`], for a driver that forwards frames from where they lie.
+    pub fn next_cut(&mut self) -> Result<Option<Cut<'c>>, FrameError> {
+        if self.deframer.partial.is_empty() {
+            let Some(total) = self.frame_bytes(self.rest)? else { return Ok(None) };
+            if self.rest.len() < total {
+                return Ok(None);
+            }
+            let (frame, rest) = self.rest.split_at(total);
+            self.rest = rest;
+            return Ok(Some(Cut::Whole(frame)));
+        }
+        if !self.take_up_to(FRAME_PREFIX_BYTES) {
+            return Ok(None);
+        }
+        let total = self.frame_bytes(&self.deframer.partial)?.expect("the prefix is complete");
+        if !self.take_up_to(total) {
+            return Ok(None);
+        }
+        // Longer than the frame only when a vector has more capacity than was asked for, see `Deframer::room`.
+        let surplus = self.deframer.partial.split_off(total);
+        Ok(Some(Cut::Assembled(std::mem::replace(&mut self.deframer.partial, surplus))))
+    }
+
+    fn frame_bytes(&self, bytes: &[u8]) -> Result<Option<usize>, FrameError> {
+        let Some(prefix) = bytes.first_chunk() else { return Ok(None) };
+        let announced = announced_bytes(*prefix);
+        if announced > self.body_bytes_max {
+            return Err(FrameError::TooLarge { announced, limit: self.body_bytes_max });
+        }
+        Ok(Some(FRAME_PREFIX_BYTES + announced))
+    }
+
+    /// Moves bytes of the chunk to the partial frame until it has `target` bytes. False when the chunk ends before.
+    fn take_up_to(&mut self, target: usize) -> bool {
+        let partial = &mut self.deframer.partial;
+        let wanted = target.saturating_sub(partial.len());
+        let taken = wanted.min(self.rest.len());
+        partial.extend_from_slice(&self.rest[..taken]);
+        self.rest = &self.rest[taken..];
+        taken == wanted
+    }
+}
+
+impl Drop for Frames<'_, '_> {
+    fn drop(&mut self) {
+        if !self.rest.is_empty() {
+            self.deframer.partial.extend_from_slice(self.rest);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::Rng;
+
+    fn frame(body: &[u8]) -> Vec<u8> {
+        let mut out = vec![0; FRAME_PREFIX_BYTES];
+        out.extend_from_slice(body);
+        finish_frame(&mut out, 0);
+        out
+    }
+
+    fn collect(deframer: &mut Deframer, chunk: &[u8], limit: usize) -> Result<Vec<Vec<u8>>, FrameError> {
+        let mut frames = deframer.start(chunk, limit);
+        let mut all = Vec::new();
+        while let Some(frame) = frames.next_frame()? {
+            all.push(frame.to_vec());
+        }
+        Ok(all)
+    }
+
+    #[test]
+    fn any_split_of_the_stream_gives_the_same_frames() {
+        for seed in 0..200 {
+            let mut rng = Rng::new(seed);
+            let frames: Vec<Vec<u8>> =
+                (0..rng.below(20)).map(|i| frame(&vec![i as u8; rng.below(300) as usize])).collect();
+            let stream = frames.concat();
+            let mut deframer = Deframer::new();
+            let mut seen = Vec::new();
+            let mut at = 0;
+            while at < stream.len() {
+                let end = (at + 1 + rng.below(100) as usize).min(stream.len());
+                seen.extend(collect(&mut deframer, &stream[at..end], 1000).unwrap());
+                at = end;
+            }
+            assert_eq!(seen, frames, "seed {seed}");
+            assert!(!deframer.is_mid_frame());
+        }
+    }
+
+    #[test]
+    fn a_claimed_length_allocates_nothing() {
+        let mut deframer = Deframer::new();
+        assert_eq!(collect(&mut deframer, &[1, 0xff, 0xff, 0xff], 1 << 30), Ok(vec![]));
+        assert!(deframer.partial.capacity() < 64);
+        assert_eq!(deframer.missing_bytes(), Some(0x1ff_ffff));
+    }
+
+    #[test]
+    fn a_large_frame_is_read_into_its_place_in_bounded_steps() {
+        let stream = [frame(&[7; 100_000]), frame(&[8; 10])].concat();
+        let mut deframer = Deframer::new();
+        assert_eq!(collect(&mut deframer, &stream[..1000], 1 << 20), Ok(vec![]));
+        let mut at = 1000;
+        while let Some(room) = deframer.room(500) {
+            let spare = room.capacity() - room.len();
+            assert!((1..=at.max(500)).contains(&spare), "{spare} bytes of room after {at}");
+            room.extend_from_slice(&stream[at..at + spare]);
+            at += spare;
+            let mut frames = deframer.start(&[], 1 << 20);
+            if let Some(cut) = frames.next_cut().unwrap() {
+                assert_eq!(cut, Cut::Assembled(frame(&[7; 100_000])));
+            }
+        }
+        assert_eq!(at, 100_004, "the step ends where the frame ends");
+        assert_eq!(collect(&mut deframer, &stream[at..], 1 << 20), Ok(vec![frame(&[8; 10])]));
+    }
+
+    #[test]
+    fn bytes_read_beyond_a_frame_are_the_next_frames() {
+        let stream = [frame(&[7; 1000]), frame(&[8; 10]), frame(&[9; 20])].concat();
+        let mut deframer = Deframer::new();
+        assert_eq!(collect(&mut deframer, &stream[..100], 1 << 20), Ok(vec![]));
+        deframer.room(1).unwrap().extend_from_slice(&stream[100..stream.len() - 1]);
+        let all = collect(&mut deframer, &stream[stream.len() - 1..], 1 << 20).unwrap();
+        assert_eq!(all, [frame(&[7; 1000]), frame(&[8; 10]), frame(&[9; 20])]);
+    }
+
+    #[test]
+    fn an_absurd_length_is_refused_at_the_prefix() {
+        let refused = Err(FrameError::TooLarge { announced: 0xffff_ffff, limit: 1000 });
+        assert_eq!(collect(&mut Deframer::new(), &[0xff; 4], 1000), refused);
+        let mut deframer = Deframer::new();
+        assert_eq!(collect(&mut deframer, &[0xff; 3], 1000), Ok(vec![]));
+        assert_eq!(collect(&mut deframer, &[0xff; 1], 1000), refused);
+    }
+}

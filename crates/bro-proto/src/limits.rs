@@ -1,0 +1,140 @@
+//! Every bound of the protocol and of the logic above it, in one place.
+//!
+//! These are defaults or hard ceilings. Where a configuration can lower or raise one, the configuration's
+//! documentation says so and names the constant here.
+
+/// Bytes of the length prefix in front of every v1 frame.
+pub const FRAME_PREFIX_BYTES: usize = 4;
+/// Largest body of one frame, in bytes. A peer that announces more is told `PAYLOAD_TOO_LARGE` and closed.
+pub const FRAME_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Deepest nesting of arrays and objects in any frame. Equal to what `serde_json` accepts by default.
+pub const NESTING_MAX: usize = 128;
+
+/// Longest service name, in bytes of UTF-8.
+pub const SERVICE_NAME_BYTES_MAX: usize = 255;
+/// Longest method name, in bytes of UTF-8.
+pub const METHOD_NAME_BYTES_MAX: usize = 255;
+/// Longest call id, in bytes of UTF-8.
+pub const CALL_ID_BYTES_MAX: usize = 255;
+/// Longest root id, in bytes of UTF-8.
+pub const ROOT_ID_BYTES_MAX: usize = 255;
+/// Most methods that one service may register.
+pub const METHODS_MAX: usize = 4096;
+/// Largest `metadata` of a registration, in encoded bytes.
+pub const METADATA_BYTES_MAX: usize = 64 * 1024;
+/// Largest REGISTER body, in bytes. It holds [`METHODS_MAX`] names of ordinary length.
+pub const REGISTER_BYTES_MAX: usize = 1024 * 1024;
+/// Memory that all registrations together may take (methods, versions, metadata), in bytes.
+pub const REGISTRY_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Most connections in one service's pool.
+pub const POOL_SIZE_MAX: u32 = 64;
+
+/// Deepest call chain: a call whose context is deeper is refused with `MAX_DEPTH_EXCEEDED`.
+pub const DEPTH_MAX: u32 = 100;
+/// Largest `context` of a call, in encoded bytes. It holds a legal chain of the longest names.
+pub const CONTEXT_BYTES_MAX: usize = 64 * 1024;
+/// Most entries in a context's chain. Larger than [`DEPTH_MAX`], since old clients write some entries twice.
+pub const CHAIN_LEN_MAX: usize = 256;
+
+/// Default time a call may take, in milliseconds.
+pub const CALL_TIMEOUT_MS: u64 = 30_000;
+/// Longest time a call may ask for, in milliseconds (one day); longer deadlines are shortened to it.
+pub const CALL_TIMEOUT_MAX_MS: u64 = 24 * 60 * 60 * 1000;
+/// Default interval between heartbeats, in milliseconds.
+pub const HEARTBEAT_INTERVAL_MS: u64 = 30_000;
+/// A service that has been silent for this many intervals is dropped.
+pub const HEARTBEATS_MISSED_MAX: u64 = 3;
+/// How long a fresh connection may stay without REGISTER, in milliseconds.
+pub const REGISTER_TIMEOUT_MS: u64 = 10_000;
+/// How long a client waits for the gateway to accept a connection, in milliseconds.
+pub const CONNECT_TIMEOUT_MS: u64 = 5_000;
+/// How long a client waits for REGISTER_ACK, in milliseconds.
+pub const REGISTER_ACK_TIMEOUT_MS: u64 = 5_000;
+/// How long a frame may stay incomplete after its first byte, in milliseconds.
+pub const PARTIAL_FRAME_TIMEOUT_MS: u64 = 30_000;
+/// How long a peer may leave a non-empty outbound queue without taking a byte, in milliseconds.
+pub const WRITE_STALL_TIMEOUT_MS: u64 = 30_000;
+/// Default delay before the first reconnect attempt, in milliseconds.
+pub const RECONNECT_DELAY_MS: u64 = 5_000;
+/// Longest delay between reconnect attempts, in milliseconds.
+pub const RECONNECT_DELAY_MAX_MS: u64 = 30_000;
+/// Delay before the second attempt of a `connect` that waits for a gateway to appear, in milliseconds; it doubles.
+pub const GATEWAY_WAIT_RETRY_MS: u64 = 20;
+/// Longest delay between such attempts, in milliseconds.
+pub const GATEWAY_WAIT_RETRY_MAX_MS: u64 = 500;
+
+/// Most connections that a gateway serves at once.
+pub const PEERS_MAX: usize = 65_536;
+/// Most calls in flight in one gateway.
+pub const IN_FLIGHT_MAX: usize = 1_048_576;
+/// Most calls in flight that one connection may have made.
+pub const IN_FLIGHT_PER_PEER_MAX: usize = 65_536;
+/// Most calls that a client works on at once for others; further ones are answered `OVERLOADED`.
+pub const REQUESTS_MAX: usize = 65_536;
+/// Outbound bytes of a peer above which the gateway stops reading from it until it reads.
+pub const QUEUE_PAUSE_BYTES: usize = 4 * 1024 * 1024;
+/// Outbound bytes of a peer above which new calls to it are refused with `OVERLOADED`.
+pub const QUEUE_CALLS_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Outbound bytes of a peer above which it is disconnected.
+pub const QUEUE_BYTES_MAX: usize = 96 * 1024 * 1024;
+/// Outbound bytes of a client above which its calls are refused with `OVERLOADED`.
+pub const CLIENT_QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Room in a client's queue above that and one frame, for the small errors that replace results when there is no
+/// room for them, in bytes. Above it the connection is given up.
+pub const CLIENT_QUEUE_ERRORS_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Most parked introspection calls (`waitFor`, `events`) in one gateway.
+pub const PARKED_MAX: usize = 4096;
+/// Most parked introspection calls of one connection.
+pub const PARKED_PER_PEER_MAX: usize = 64;
+/// Largest `params` of an introspection call, in encoded bytes.
+pub const INTROSPECTION_PARAMS_BYTES_MAX: usize = 64 * 1024;
+/// Longest time an introspection call may be parked, in milliseconds.
+pub const PARKED_TIMEOUT_MAX_MS: u64 = 10 * 60 * 1000;
+/// Events that the gateway keeps for those who watch it.
+pub const EVENT_LOG_LEN_MAX: usize = 16_384;
+/// Bytes of the events that the gateway keeps for those who watch it.
+pub const EVENT_LOG_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Most events in the answer to one `events` call.
+pub const EVENTS_PER_POLL_MAX: usize = 1024;
+/// A watcher that has not asked for events for this long no longer counts as watching, in milliseconds.
+pub const WATCH_LEASE_MS: u64 = 10_000;
+
+/// Longest path of a socket, in bytes: what the kernel's address holds, without the closing zero.
+pub const SOCKET_PATH_BYTES_MAX: usize = 107;
+/// Connections that may wait to be accepted by a gateway.
+pub const LISTEN_BACKLOG: i32 = 4096;
+/// How long a gateway does not accept after it ran out of file descriptors or memory for it, in milliseconds.
+pub const ACCEPT_BACKOFF_MS: u64 = 250;
+/// How long a connection that the gateway has closed is kept, for its peer to take what was sent to it, in milliseconds.
+pub const LINGER_MS: u64 = 2_000;
+/// Bytes that are read and thrown away from such a connection. A peer that writes one frame of twice the accepted size
+/// without reading can finish, and then read why it was refused.
+pub const LINGER_BYTES_MAX: usize = 2 * FRAME_BYTES_MAX;
+/// Most such connections; further ones are cut off at once.
+pub const LINGERING_MAX: usize = 256;
+/// How long a stopping gateway keeps connections to which something is still to be written, in milliseconds.
+pub const STOP_LINGER_MS: u64 = 500;
+/// How long a draining gateway lets calls in flight finish, in milliseconds.
+pub const DRAIN_TIMEOUT_MS: u64 = 5_000;
+/// Most commands that wait for a gateway's thread; who gives one more waits.
+pub const COMMANDS_MAX: usize = 256;
+/// Most warnings that a gateway logs at once; afterwards one a second, with the number of those left out.
+pub const WARNINGS_LOGGED_MAX: u64 = 20;
+
+/// Service names with this prefix belong to the gateway; nobody else may register one.
+pub const RESERVED_PREFIX: &str = "bro.";
+/// The service that answers introspection calls.
+pub const GATEWAY_SERVICE: &str = "bro.gateway";
+/// The method that every client of ours answers by itself, to measure a round trip.
+pub const PING_METHOD: &str = "bro.ping";
+
+const _: () = {
+    assert!(FRAME_BYTES_MAX <= u32::MAX as usize, "the prefix has 32 bits");
+    assert!(REGISTER_BYTES_MAX <= FRAME_BYTES_MAX);
+    assert!(METADATA_BYTES_MAX <= REGISTER_BYTES_MAX);
+    assert!(CHAIN_LEN_MAX >= 2 * DEPTH_MAX as usize, "a legal old chain fits");
+    assert!(QUEUE_PAUSE_BYTES < QUEUE_CALLS_BYTES_MAX);
+    assert!(QUEUE_CALLS_BYTES_MAX + FRAME_BYTES_MAX < QUEUE_BYTES_MAX, "a call admitted below the limit fits");
+    assert!(IN_FLIGHT_PER_PEER_MAX <= IN_FLIGHT_MAX);
+};
