@@ -1,0 +1,120 @@
+//! The router's own view of whether it is in order, for tests.
+
+use crate::calls::{Calls, Side};
+use crate::drain::Phase;
+use crate::parked::Wait;
+use crate::peers::{NIL, UNPOOLED};
+use crate::router::Router;
+use bro_proto::limits::{EVENT_LOG_BYTES_MAX, EVENT_LOG_LEN_MAX, PARKED_MAX, REGISTRY_BYTES_MAX};
+
+impl Router {
+    /// Panics unless all tables agree with each other. Costs a walk through everything.
+    #[doc(hidden)]
+    pub fn check_invariants(&self) {
+        assert!(self.peers.doomed.is_empty(), "what is doomed goes within the input that doomed it");
+        assert!(self.scratch.is_empty(), "the scratch buffer is empty between inputs");
+        let timers = self.check_peers() + self.check_services() + self.check_calls() + self.check_parked();
+        let is_draining = matches!(self.phase, Phase::Draining(_));
+        let others = usize::from(self.reporter.log.is_recording()) + usize::from(is_draining);
+        assert_eq!(self.timers.len(), timers + others, "every timer has an owner");
+        assert!(self.reporter.log.len() <= EVENT_LOG_LEN_MAX && self.reporter.log.bytes() <= EVENT_LOG_BYTES_MAX);
+        assert!(self.registry.description_bytes() <= REGISTRY_BYTES_MAX);
+        if self.phase == Phase::Ended {
+            assert_eq!(self.peers.len(), 0, "nobody is connected after the end");
+        }
+    }
+
+    fn check_peers(&self) -> usize {
+        let (mut count, mut charged, mut timers) = (0, 0, 0);
+        for slot in self.peers.live() {
+            let peer = &self.peers[slot];
+            count += 1;
+            charged += peer.queued_bytes;
+            let pending = [peer.register_timer, peer.partial_timer, peer.stall_timer];
+            timers += pending.iter().filter(|timer| timer.is_some()).count();
+            assert!(!peer.is_doomed);
+            assert_eq!(peer.service == NIL, peer.register_timer.is_some(), "who is not registered is waited for");
+            assert!(peer.queued_bytes == 0 || peer.stall_timer.is_some(), "a queue is watched");
+            assert!(peer.partial_timer.is_none() || peer.is_mid_frame);
+            assert!(peer.queued_bytes <= self.config.queue_bytes_max);
+            for side in [Side::Caller, Side::Callee] {
+                let mut len = 0;
+                let mut index = peer.calls[side as usize].head;
+                while index != NIL {
+                    let call = &self.calls[index];
+                    let end = if side == Side::Caller { call.caller() } else { call.callee() };
+                    assert!(call.is_live() && end == slot, "a list holds live calls of its peer");
+                    len += 1;
+                    index = self.calls.next(index, side);
+                }
+                assert_eq!(len, peer.calls[side as usize].len);
+            }
+            assert_eq!(self.parked.list_len(peer.parked.head), peer.parked.len as usize);
+        }
+        assert_eq!(count, self.peers.len());
+        assert_eq!(charged, self.peers.charged(), "the sum of charges is the total");
+        assert!(count <= self.config.peers_max && self.peers.slots_len() <= self.config.peers_max);
+        timers
+    }
+
+    fn check_services(&self) -> usize {
+        let (mut count, mut bytes) = (0, 0);
+        for (index, service) in self.registry.iter() {
+            count += 1;
+            bytes += service.description.bytes();
+            assert!(service.instances_len >= 1, "a service has an instance");
+            assert_eq!(self.registry.find(&self.hasher, &service.name), Some(index), "it is found by name");
+            let mut taken = 0_u64;
+            let ring: Vec<u32> = self.registry.ring(&self.peers, index).collect();
+            for (at, &slot) in ring.iter().enumerate() {
+                let peer = &self.peers[slot];
+                assert!(peer.is_live && peer.service == index, "an instance lives and knows its service");
+                assert!(!ring[..at].contains(&slot), "the ring visits each instance once");
+                assert_eq!(peer.ring_next, ring[(at + 1) % ring.len()]);
+                assert_eq!(self.peers[peer.ring_next].ring_prev, slot);
+                assert_eq!(peer.pool_index == UNPOOLED, service.pool_size == 1);
+                taken |= if peer.pool_index == UNPOOLED { 0 } else { 1 << peer.pool_index };
+            }
+            assert_eq!(taken, service.pool_taken);
+        }
+        assert_eq!(count, self.registry.len());
+        assert_eq!(bytes, self.registry.description_bytes());
+        count
+    }
+
+    fn check_calls(&self) -> usize {
+        let mut count = 0;
+        for (index, call) in self.calls.iter() {
+            count += 1;
+            for slot in [call.caller(), call.callee()] {
+                assert!(self.peers.is_live(slot) && self.peers[slot].service != NIL, "both ends of a call live");
+            }
+            let hash = Calls::hash(&self.hasher, call.callee(), call.callee_id());
+            let found = self.calls.find(hash, call.callee(), call.callee_id());
+            assert_eq!(found, Some(index), "a callee knows no two calls by one id");
+        }
+        assert_eq!(count, self.calls.len());
+        assert!(count <= self.config.in_flight_max);
+        count
+    }
+
+    fn check_parked(&self) -> usize {
+        let mut watchers = 0;
+        for (index, call) in self.parked.iter() {
+            assert!(self.peers.is_live(call.caller), "who waits lives");
+            match &call.wait {
+                Wait::Events { place, .. } => {
+                    watchers += 1;
+                    assert_eq!(self.parked.watchers()[*place], index);
+                }
+                Wait::Service { name, .. } => {
+                    assert_eq!(self.registry.find(&self.hasher, name), None, "it waits for what is not there");
+                }
+            }
+        }
+        assert_eq!(watchers, self.parked.watchers().len());
+        assert!(watchers == 0 || self.reporter.log.is_recording(), "who watches has a lease");
+        assert!(self.parked.len() <= PARKED_MAX);
+        self.parked.len()
+    }
+}

@@ -1,0 +1,79 @@
+//! A keyed hash for the router's tables.
+
+use bro_proto::rng::Rng;
+
+/// Hashes names and ids with a secret key, so that peers cannot choose texts that collide.
+///
+/// The core is a folded multiplication: both halves of the 128-bit product of two keyed words. Without the key, and with
+/// nothing that shows hashes to peers, colliding texts cannot be prepared.
+#[derive(Clone, Debug)]
+pub(crate) struct KeyedHash {
+    start: u64,
+    low: u64,
+    high: u64,
+}
+
+impl KeyedHash {
+    pub(crate) fn new(rng: &mut Rng) -> Self {
+        Self { start: rng.next_u64(), low: rng.next_u64(), high: rng.next_u64() }
+    }
+
+    /// The hash of `text` in the name space `scope`.
+    pub(crate) fn hash(&self, scope: u32, text: &str) -> u64 {
+        let bytes = text.as_bytes();
+        let mut state = self.start ^ u64::from(scope).rotate_left(32) ^ bytes.len() as u64;
+        let mut pairs = bytes.chunks_exact(16);
+        for pair in &mut pairs {
+            let (low, high) = pair.split_at(8);
+            state = fold(state ^ word(low) ^ self.low, word(high) ^ self.high);
+        }
+        let rest = pairs.remainder();
+        let (low, high) = rest.split_at(rest.len().min(8));
+        state = fold(state ^ word(low) ^ self.low, word(high) ^ self.high);
+        fold(state ^ self.high, self.start | 1)
+    }
+}
+
+/// Up to 8 bytes as one number.
+fn word(bytes: &[u8]) -> u64 {
+    if let Ok(whole) = bytes.try_into() {
+        return u64::from_le_bytes(whole);
+    }
+    bytes.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte))
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "the halves are what is wanted")]
+fn fold(a: u64, b: u64) -> u64 {
+    let product = u128::from(a) * u128::from(b);
+    product as u64 ^ (product >> 64) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn similar_texts_spread_over_all_bits() {
+        let hash = KeyedHash::new(&mut Rng::new(1));
+        let mut whole = HashSet::new();
+        let mut low = [0_u32; 64];
+        for number in 0..20_000 {
+            let text = format!("req-1699005123456-{number:06}");
+            assert!(whole.insert(hash.hash(0, &text)), "{text} collides");
+            low[(hash.hash(0, &text) & 63) as usize] += 1;
+        }
+        assert!(low.iter().all(|&count| (200..430).contains(&count)), "{low:?}");
+    }
+
+    #[test]
+    fn scope_length_and_key_count() {
+        let hash = KeyedHash::new(&mut Rng::new(1));
+        assert_ne!(hash.hash(0, "a"), hash.hash(1, "a"));
+        assert_ne!(hash.hash(0, "a"), hash.hash(0, "a\0"));
+        assert_ne!(hash.hash(0, "a"), KeyedHash::new(&mut Rng::new(2)).hash(0, "a"));
+        let texts: Vec<String> = (0..40).map(|length| "x".repeat(length)).collect();
+        let all: HashSet<u64> = texts.iter().map(|text| hash.hash(0, text)).collect();
+        assert_eq!(all.len(), texts.len());
+    }
+}

@@ -1,0 +1,46 @@
+//! The gateway's brain, without I/O: `(peer, frame, now)` in; forward, reply, drop, disconnect and event out.
+//!
+//! | file | subject |
+//! |---|---|
+//! | `router` | the inputs, and the order in which they take effect |
+//! | `outbox`, `event`, `view`, `counters` | what comes out |
+//! | `peers` | connections, and the bytes that each is charged for |
+//! | `register`, `registry` | services by name, each with the ring of its instances |
+//! | `routing`, `calls` | CALLs: admission, forwarding, and what is in flight |
+//! | `reply` | RESPONSEs: forwarded, and the gateway's own |
+//! | `closing`, `drain` | how connections and the gateway end |
+//! | `introspect`, `parked`, `event_log`, `report` | calls to `bro.gateway`, and who is told what happens |
+//! | `timers`, `hash`, `config` | what all of these use |
+//! | `check` | invariants, for tests |
+//!
+//! It owns no socket, clock, thread or random source: see [`Router`] for the order of its inputs.
+
+mod calls;
+mod check;
+mod closing;
+mod config;
+mod counters;
+mod drain;
+mod event;
+mod event_log;
+mod hash;
+mod introspect;
+mod outbox;
+mod parked;
+mod peers;
+mod register;
+mod registry;
+mod reply;
+mod report;
+mod router;
+mod routing;
+mod timers;
+mod view;
+
+pub use config::RouterConfig;
+pub use counters::Counters;
+pub use event::{CloseReason, Event, EventMask};
+pub use outbox::{Outbox, Part, PeerId};
+pub use peers::PeerIdentity;
+pub use router::Router;
+pub use view::{InstanceView, ServiceView};

@@ -1,0 +1,287 @@
+//! Connections: what is known of each, and what each has been charged for.
+
+use crate::config::RouterConfig;
+use crate::counters::Counters;
+use crate::event::CloseReason;
+use crate::outbox::{Outbox, Part, PeerId};
+use crate::timers::{Timer, Timers};
+use bro_proto::Now;
+use bro_proto::timer::TimerId;
+use bro_proto::v1::Encoding;
+
+/// No slot, no index, the end of a list.
+pub(crate) const NIL: u32 = u32::MAX;
+/// No place in a pool.
+pub(crate) const UNPOOLED: u8 = u8::MAX;
+
+/// Who is at the other end, by peer credentials.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PeerIdentity {
+    /// Process id, where known.
+    pub pid: Option<u32>,
+    /// User id, where known.
+    pub uid: Option<u32>,
+    /// Group id, where known.
+    pub gid: Option<u32>,
+}
+
+impl PeerIdentity {
+    /// Whether both can be the same process of the same user, as far as is known.
+    pub(crate) fn matches(&self, other: &PeerIdentity) -> bool {
+        let differ = |a: Option<u32>, b: Option<u32>| matches!((a, b), (Some(a), Some(b)) if a != b);
+        !differ(self.pid, other.pid) && !differ(self.uid, other.uid)
+    }
+}
+
+/// A list of calls, linked through the calls themselves.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CallList {
+    pub(crate) head: u32,
+    pub(crate) len: u32,
+}
+
+impl CallList {
+    pub(crate) const EMPTY: CallList = CallList { head: NIL, len: 0 };
+}
+
+/// One connection. Small, since most connections are idle: an idle one owns no memory outside this struct.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub(crate) generation: u32,
+    pub(crate) is_live: bool,
+    /// It will be closed when the present input has been handled; nothing is sent to it any more.
+    pub(crate) is_doomed: bool,
+    pub(crate) is_paused: bool,
+    pub(crate) is_mid_frame: bool,
+    /// Of its REGISTER, or of its last frame before that.
+    pub(crate) encoding: Encoding,
+    pub(crate) pool_index: u8,
+    pub(crate) identity: PeerIdentity,
+    /// Index of its service, `NIL` before REGISTER. For a free slot: the next free slot.
+    pub(crate) service: u32,
+    /// Neighbours in the ring of the service's instances.
+    pub(crate) ring_next: u32,
+    pub(crate) ring_prev: u32,
+    /// Calls in flight that it made, and those that it was asked; see [`crate::calls::Side`].
+    pub(crate) calls: [CallList; 2],
+    /// Its parked introspection calls.
+    pub(crate) parked: CallList,
+    pub(crate) connected_at_ms: u64,
+    /// Wall clock at its last frame.
+    pub(crate) last_frame_at_ms: u64,
+    /// Bytes queued and not yet taken. All of them are in [`Peers::charged`] too.
+    pub(crate) queued_bytes: usize,
+    /// Monotonic milliseconds when the queue became non-empty or was last taken from.
+    pub(crate) progress_ms: u64,
+    pub(crate) register_timer: Option<TimerId>,
+    pub(crate) partial_timer: Option<TimerId>,
+    /// May outlive the queue: it looks again when it fires, so that busy peers start no timer per frame.
+    pub(crate) stall_timer: Option<TimerId>,
+}
+
+/// Where outbound bytes start to have consequences.
+#[derive(Clone, Copy, Debug)]
+struct QueueLimits {
+    pause_bytes: usize,
+    bytes_max: usize,
+    stall_timeout_ms: u64,
+}
+
+/// All connections, by slot.
+#[derive(Debug)]
+pub(crate) struct Peers {
+    slots: Vec<Peer>,
+    free: u32,
+    len: usize,
+    /// Sum of `queued_bytes` over the live peers.
+    charged: usize,
+    limits: QueueLimits,
+    /// Peers to be closed when the present input has been handled.
+    pub(crate) doomed: Vec<(u32, CloseReason)>,
+}
+
+impl Peers {
+    pub(crate) fn new(config: &RouterConfig) -> Self {
+        let limits = QueueLimits {
+            pause_bytes: config.queue_pause_bytes,
+            bytes_max: config.queue_bytes_max,
+            stall_timeout_ms: config.write_stall_timeout_ms,
+        };
+        Self { slots: Vec::new(), free: NIL, len: 0, charged: 0, limits, doomed: Vec::new() }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(crate) fn charged(&self) -> usize {
+        self.charged
+    }
+
+    /// The slot of a live peer.
+    pub(crate) fn find(&self, id: PeerId) -> Option<u32> {
+        let peer = self.slots.get(id.slot as usize)?;
+        (peer.is_live && peer.generation == id.generation).then_some(id.slot)
+    }
+
+    pub(crate) fn id(&self, slot: u32) -> PeerId {
+        PeerId { slot, generation: self.slots[slot as usize].generation }
+    }
+
+    /// The live slots, in order.
+    pub(crate) fn live(&self) -> impl Iterator<Item = u32> + '_ {
+        (0_u32..).zip(&self.slots).filter(|(_, peer)| peer.is_live).map(|(slot, _)| slot)
+    }
+
+    pub(crate) fn slots_len(&self) -> usize {
+        self.slots.len()
+    }
+
+    pub(crate) fn is_live(&self, slot: u32) -> bool {
+        self.slots.get(slot as usize).is_some_and(|peer| peer.is_live)
+    }
+
+    pub(crate) fn insert(&mut self, identity: PeerIdentity, now: Now) -> u32 {
+        let fresh = |generation| Peer {
+            generation,
+            is_live: true,
+            is_doomed: false,
+            is_paused: false,
+            is_mid_frame: false,
+            encoding: Encoding::Json,
+            pool_index: UNPOOLED,
+            identity,
+            service: NIL,
+            ring_next: NIL,
+            ring_prev: NIL,
+            calls: [CallList::EMPTY; 2],
+            parked: CallList::EMPTY,
+            connected_at_ms: now.wall_ms,
+            last_frame_at_ms: now.wall_ms,
+            queued_bytes: 0,
+            progress_ms: 0,
+            register_timer: None,
+            partial_timer: None,
+            stall_timer: None,
+        };
+        self.len += 1;
+        if self.free == NIL {
+            let slot = u32::try_from(self.slots.len()).expect("peers_max is far below 2^32");
+            self.slots.push(fresh(0));
+            return slot;
+        }
+        let slot = self.free;
+        let place = &mut self.slots[slot as usize];
+        self.free = place.service;
+        *place = fresh(place.generation.wrapping_add(1));
+        slot
+    }
+
+    /// Forgets a peer that nothing refers to any more.
+    pub(crate) fn remove(&mut self, slot: u32, timers: &mut Timers) {
+        let peer = &mut self.slots[slot as usize];
+        debug_assert!(peer.is_live && peer.calls.iter().all(|list| list.len == 0) && peer.parked.len == 0);
+        for timer in [peer.register_timer.take(), peer.partial_timer.take(), peer.stall_timer.take()] {
+            timer.map(|timer| timers.remove(timer));
+        }
+        self.charged -= peer.queued_bytes;
+        peer.queued_bytes = 0;
+        peer.is_live = false;
+        peer.service = self.free;
+        self.free = slot;
+        self.len -= 1;
+    }
+
+    /// Marks a peer to be closed when the present input has been handled.
+    pub(crate) fn doom(&mut self, slot: u32, reason: CloseReason) {
+        let peer = &mut self.slots[slot as usize];
+        if !peer.is_doomed {
+            peer.is_doomed = true;
+            self.doomed.push((slot, reason));
+        }
+    }
+
+    /// Queues one frame and charges it. A peer whose queue would pass its maximum is closed instead.
+    pub(crate) fn send(
+        &mut self,
+        slot: u32,
+        parts: &[Part<'_>],
+        now: Now,
+        timers: &mut Timers,
+        counters: &mut Counters,
+        out: &mut impl Outbox,
+    ) {
+        let peer = &mut self.slots[slot as usize];
+        debug_assert!(peer.is_live, "nothing is sent to a dead peer");
+        if peer.is_doomed {
+            return;
+        }
+        let bytes: usize = parts.iter().map(|part| part.bytes().len()).sum();
+        if peer.queued_bytes + bytes > self.limits.bytes_max {
+            self.doom(slot, CloseReason::SlowReader);
+            return;
+        }
+        if peer.queued_bytes == 0 {
+            peer.progress_ms = now.mono_ms();
+        }
+        peer.queued_bytes += bytes;
+        self.charged += bytes;
+        counters.frames_out += 1;
+        counters.bytes_out += bytes as u64;
+        if peer.stall_timer.is_none() {
+            let deadline = now.mono_ms().saturating_add(self.limits.stall_timeout_ms);
+            peer.stall_timer = Some(timers.insert(deadline, Timer::WriteStall(slot)));
+        }
+        let must_pause = !peer.is_paused && peer.queued_bytes > self.limits.pause_bytes;
+        let id = PeerId { slot, generation: peer.generation };
+        out.send(id, parts);
+        if must_pause {
+            peer.is_paused = true;
+            // What the gateway does not read cannot be late.
+            peer.partial_timer.take().map(|timer| timers.remove(timer));
+            out.pause(id);
+        }
+    }
+
+    /// Takes back the charge for bytes that the peer took. True when reading from it may go on.
+    pub(crate) fn release(&mut self, slot: u32, bytes: usize, now: Now) -> bool {
+        let peer = &mut self.slots[slot as usize];
+        debug_assert!(bytes <= peer.queued_bytes, "more was written than was queued");
+        let bytes = bytes.min(peer.queued_bytes);
+        if bytes > 0 {
+            peer.progress_ms = now.mono_ms();
+        }
+        peer.queued_bytes -= bytes;
+        self.charged -= bytes;
+        peer.is_paused && peer.queued_bytes <= self.limits.pause_bytes / 2
+    }
+
+    /// Looks at a peer whose stall timer fired: true when it has taken nothing for too long.
+    pub(crate) fn is_stalled(&mut self, slot: u32, now: Now, timers: &mut Timers) -> bool {
+        let peer = &mut self.slots[slot as usize];
+        peer.stall_timer = None;
+        if peer.queued_bytes == 0 {
+            return false;
+        }
+        let deadline = peer.progress_ms.saturating_add(self.limits.stall_timeout_ms);
+        if deadline <= now.mono_ms() {
+            return true;
+        }
+        peer.stall_timer = Some(timers.insert(deadline, Timer::WriteStall(slot)));
+        false
+    }
+}
+
+impl std::ops::Index<u32> for Peers {
+    type Output = Peer;
+
+    fn index(&self, slot: u32) -> &Peer {
+        &self.slots[slot as usize]
+    }
+}
+
+impl std::ops::IndexMut<u32> for Peers {
+    fn index_mut(&mut self, slot: u32) -> &mut Peer {
+        &mut self.slots[slot as usize]
+    }
+}

@@ -1,0 +1,318 @@
+//! RESPONSEs: those of callees on their way to the caller, and those that the gateway gives itself.
+
+use crate::calls::{Call, Calls};
+use crate::event::{Event, EventMask};
+use crate::outbox::{Outbox, Part};
+use crate::peers::NIL;
+use crate::router::Router;
+use bro_proto::frame::finish_frame;
+use bro_proto::limits::{CONTEXT_BYTES_MAX, FRAME_PREFIX_BYTES};
+use bro_proto::v1::encode::{ContextSource, Outcome, ResponseFields, encode_response};
+use bro_proto::v1::rewrite::{Patch, rewrite};
+use bro_proto::v1::{Encoding, Header, Payload, Status, Text};
+use bro_proto::{ErrorBody, ErrorCode, Now};
+use std::ops::Range;
+
+/// A RESPONSE from the gateway itself.
+pub(crate) struct Answer<'a> {
+    pub(crate) id: &'a str,
+    /// The service that was called.
+    pub(crate) from: &'a str,
+    pub(crate) outcome: Outcome<'a>,
+    /// Echoed; empty when the call had none.
+    pub(crate) context: Payload<'a>,
+}
+
+impl Router {
+    /// A RESPONSE arrived: it ends the call that this connection was asked under this id, if there is one.
+    pub(crate) fn route_response(
+        &mut self,
+        callee: u32,
+        frame: &[u8],
+        header: &Header<'_>,
+        now: Now,
+        out: &mut impl Outbox,
+    ) {
+        let Some(id) = &header.id else {
+            self.drop_response(callee, header, now, out);
+            return;
+        };
+        let hash = Calls::hash(&self.hasher, callee, &id.value);
+        let Some(index) = self.calls.find(hash, callee, &id.value) else {
+            self.drop_response(callee, header, now, out);
+            return;
+        };
+        let call = self.calls.remove(&mut self.peers, index);
+        self.timers.remove(call.timer);
+        match self.forward_response(&call, frame, header, now, out) {
+            Ok(status) => {
+                self.counters.responses_routed += 1;
+                self.report_response(&call, status, None, now, out);
+            }
+            Err(error) => {
+                let service = self.peers[callee].service;
+                let name = self.registry[service].name.clone();
+                self.warn(callee, &format!("answered {name}.{} wrongly: {}", call.method(), error.message), now, out);
+                self.answer_failed(&call, &name, &error, now, out);
+            }
+        }
+        self.calls.recycle(call);
+    }
+
+    /// Ends a call in flight with an error from the gateway.
+    pub(crate) fn fail_call(
+        &mut self,
+        index: u32,
+        callee: &str,
+        error: &ErrorBody,
+        now: Now,
+        out: &mut impl Outbox,
+    ) {
+        let call = self.calls.remove(&mut self.peers, index);
+        self.timers.remove(call.timer);
+        self.answer_failed(&call, callee, error, now, out);
+        self.calls.recycle(call);
+    }
+
+    /// The deadline of a call in flight has passed.
+    pub(crate) fn time_out_call(&mut self, index: u32, now: Now, out: &mut impl Outbox) {
+        let call = &self.calls[index];
+        let name = self.registry[self.peers[call.callee()].service].name.clone();
+        let message = format!("{name}.{}: no answer within {} ms", call.method(), call.timeout_ms);
+        self.counters.calls_timed_out += 1;
+        self.fail_call(index, &name, &ErrorBody::new(ErrorCode::Timeout, message), now, out);
+    }
+
+    /// Refuses a CALL that was not passed on.
+    pub(crate) fn refuse_call(
+        &mut self,
+        caller: u32,
+        body: &[u8],
+        header: &Header<'_>,
+        error: &ErrorBody,
+        now: Now,
+        out: &mut impl Outbox,
+    ) {
+        self.counters.calls_refused += 1;
+        if self.peers[caller].service == NIL {
+            self.peers[caller].encoding = header.encoding;
+        }
+        let id = text(header.id.as_ref());
+        let to = text(header.to.as_ref());
+        let answer = Answer { id, from: to, outcome: Outcome::Error(error), context: context_to_echo(body, header) };
+        self.answer(caller, text(header.from.as_ref()), &answer, now, out);
+        if self.reporter.wants(EventMask::RESPONSES) {
+            let name = match self.peers[caller].service {
+                NIL => text(header.from.as_ref()),
+                service => &self.registry[service].name,
+            };
+            let event = Event::ResponseRouted {
+                from: to,
+                to: name,
+                method: text(header.method.as_ref()),
+                status: Status::Error,
+                request_id: id,
+                gateway_code: error.code.clone(),
+                elapsed_us: 0,
+            };
+            self.reporter.report(event, now, out);
+        }
+    }
+
+    /// Sends a RESPONSE of the gateway's own. `unnamed` is what a caller without registration calls itself.
+    pub(crate) fn answer(
+        &mut self,
+        caller: u32,
+        unnamed: &str,
+        answer: &Answer<'_>,
+        now: Now,
+        out: &mut impl Outbox,
+    ) {
+        let peer = &self.peers[caller];
+        let to = if peer.service == NIL { unnamed } else { &self.registry[peer.service].name };
+        let encoding = peer.encoding;
+        let mut frame = std::mem::take(&mut self.scratch);
+        let context = (!answer.context.bytes.is_empty()).then_some(ContextSource::Encoded(answer.context));
+        let fields = ResponseFields { id: answer.id, from: answer.from, to, outcome: answer.outcome, context };
+        let is_fit = encode_response(&mut frame, encoding, &fields).is_ok()
+            && frame.len() - FRAME_PREFIX_BYTES <= self.config.frame_bytes_max;
+        if !is_fit {
+            frame.clear();
+            let message = format!("the answer of {} would be larger than a frame may be", answer.from);
+            let too_large = ErrorBody::new(ErrorCode::PayloadTooLarge, message);
+            let outcome = match answer.outcome {
+                Outcome::Success(_) => Outcome::Error(&too_large),
+                error => error,
+            };
+            let fields = ResponseFields { outcome, context: None, ..fields };
+            encode_response(&mut frame, encoding, &fields).expect("nothing is transcoded");
+        }
+        self.peers.send(caller, &[Part::Scratch(&frame)], now, &mut self.timers, &mut self.counters, out);
+        self.keep_scratch(frame);
+    }
+
+    /// Passes the answer on as the caller has to see it.
+    fn forward_response(
+        &mut self,
+        call: &Call,
+        frame: &[u8],
+        header: &Header<'_>,
+        now: Now,
+        out: &mut impl Outbox,
+    ) -> Result<Status, ErrorBody> {
+        let body = &frame[FRAME_PREFIX_BYTES..];
+        let status = status_of(header)?;
+        let callee_name = &*self.registry[self.peers[call.callee()].service].name;
+        let caller_name = &*self.registry[self.peers[call.caller()].service].name;
+        let target = self.peers[call.caller()].encoding;
+        let is_same_id = call.callee_id() == call.id();
+        let is_stamped = holds(header.from.as_ref(), callee_name) && holds(header.to.as_ref(), caller_name);
+        if is_same_id && is_stamped && header.encoding == target && header.status.is_some() {
+            let parts = [Part::Inbound(frame)];
+            self.peers.send(call.caller(), &parts, now, &mut self.timers, &mut self.counters, out);
+            return Ok(status);
+        }
+        let mut rewritten = std::mem::take(&mut self.scratch);
+        let written = match (&header.id, &header.from, &header.to, header.status) {
+            (Some(id), Some(from), Some(to), Some(_)) => {
+                rewritten.extend_from_slice(&[0; FRAME_PREFIX_BYTES]);
+                let mut patches = [(id, call.id()), (from, callee_name), (to, caller_name)]
+                    .map(|(text, value)| Patch { span: text.span.clone(), text: value });
+                patches.sort_unstable_by_key(|patch| patch.span.start);
+                let written = rewrite(body, header.encoding, target, &patches, &mut rewritten);
+                written.map(|()| finish_frame(&mut rewritten, 0))
+            }
+            _ => {
+                let error_body;
+                let outcome = if status == Status::Success {
+                    Outcome::Success(payload(body, header.data.as_ref(), header.encoding))
+                } else {
+                    let error = payload(body, header.error.as_ref(), header.encoding);
+                    error_body = bro_proto::v1::decode::error_body(error);
+                    Outcome::Error(&error_body)
+                };
+                let context = header.context.as_ref().map(|context| {
+                    ContextSource::Encoded(payload(body, Some(&context.span), header.encoding))
+                });
+                let fields =
+                    ResponseFields { id: call.id(), from: callee_name, to: caller_name, outcome, context };
+                encode_response(&mut rewritten, target, &fields)
+            }
+        };
+        let checked = match written {
+            Ok(()) => check_frame_size(&rewritten, self.config.frame_bytes_max, "the answer"),
+            Err(error) => Err(ErrorBody::new(
+                ErrorCode::SerializationFailed,
+                format!("the answer cannot be written as {}: {error}", target.as_str()),
+            )),
+        };
+        if checked.is_ok() {
+            let parts = [Part::Scratch(&rewritten)];
+            self.peers.send(call.caller(), &parts, now, &mut self.timers, &mut self.counters, out);
+        }
+        self.keep_scratch(rewritten);
+        checked.map(|()| status)
+    }
+
+    /// Tells the caller of a call that was already taken out of the tables that it has failed.
+    fn answer_failed(
+        &mut self,
+        call: &Call,
+        callee: &str,
+        error: &ErrorBody,
+        now: Now,
+        out: &mut impl Outbox,
+    ) {
+        let answer =
+            Answer { id: call.id(), from: callee, outcome: Outcome::Error(error), context: call.context() };
+        self.answer(call.caller(), "", &answer, now, out);
+        self.report_response(call, Status::Error, error.code.clone(), now, out);
+    }
+
+    fn report_response(
+        &mut self,
+        call: &Call,
+        status: Status,
+        gateway_code: Option<ErrorCode>,
+        now: Now,
+        out: &mut impl Outbox,
+    ) {
+        if !self.reporter.wants(EventMask::RESPONSES) {
+            return;
+        }
+        let event = Event::ResponseRouted {
+            from: &self.registry[self.peers[call.callee()].service].name,
+            to: &self.registry[self.peers[call.caller()].service].name,
+            method: call.method(),
+            status,
+            request_id: call.id(),
+            gateway_code,
+            elapsed_us: now.mono_us.saturating_sub(call.started_us),
+        };
+        self.reporter.report(event, now, out);
+    }
+
+    /// Nobody waits for this answer: it is late, or forged. Only the latter is worth a word.
+    fn drop_response(&mut self, slot: u32, header: &Header<'_>, now: Now, out: &mut impl Outbox) {
+        self.counters.responses_dropped += 1;
+        if !self.reporter.wants(EventMask::WARNINGS) {
+            return;
+        }
+        let why = match self.peers[slot].service {
+            NIL => "before REGISTER".to_owned(),
+            service => match &header.from {
+                Some(from) if *from.value != *self.registry[service].name => {
+                    format!("in the name of {:?}", from.value)
+                }
+                _ => return,
+            },
+        };
+        let message = format!("answered {:?}, which it was not asked, {why}", text(header.id.as_ref()));
+        self.warn(slot, &message, now, out);
+    }
+}
+
+/// The value of an optional header text; empty when absent.
+pub(crate) fn text<'a>(text: Option<&'a Text<'_>>) -> &'a str {
+    text.map_or("", |text| &text.value)
+}
+
+/// Whether a header text is there and says exactly this.
+pub(crate) fn holds(text: Option<&Text<'_>>, value: &str) -> bool {
+    text.is_some_and(|text| text.value == value)
+}
+
+/// The part of a body that a header names; absent when it names none.
+pub(crate) fn payload<'a>(body: &'a [u8], span: Option<&Range<usize>>, encoding: Encoding) -> Payload<'a> {
+    Payload { encoding, bytes: span.map_or(&[], |span| &body[span.clone()]) }
+}
+
+/// The context of a call, as far as it is given back in answers of the gateway.
+pub(crate) fn context_to_echo<'a>(body: &'a [u8], header: &Header<'_>) -> Payload<'a> {
+    let span = header.context.as_ref().map(|context| &context.span).filter(|span| span.len() <= CONTEXT_BYTES_MAX);
+    payload(body, span, header.encoding)
+}
+
+/// Whether a frame, prefix included, may be sent.
+pub(crate) fn check_frame_size(frame: &[u8], body_bytes_max: usize, what: &str) -> Result<(), ErrorBody> {
+    let bytes = frame.len() - FRAME_PREFIX_BYTES;
+    if bytes <= body_bytes_max {
+        return Ok(());
+    }
+    let message = format!(
+        "{what} has {bytes} bytes in the encoding of its receiver, at most {body_bytes_max} are accepted: send it in pieces"
+    );
+    Err(ErrorBody::new(ErrorCode::PayloadTooLarge, message))
+}
+
+/// How the callee says that the call ended. An `error` without `status` is an error.
+fn status_of(header: &Header<'_>) -> Result<Status, ErrorBody> {
+    match (header.status, &header.error) {
+        (Some(status), _) => Ok(status),
+        (None, Some(_)) => Ok(Status::Error),
+        (None, None) => Err(ErrorBody::new(
+            ErrorCode::InvalidMessage,
+            "the service's answer has neither `status` nor `error`: report it to the author of the service",
+        )),
+    }
+}

@@ -1,0 +1,327 @@
+//! The router: its state, its inputs, and the order in which they take effect.
+
+use crate::calls::Calls;
+use crate::config::RouterConfig;
+use crate::counters::Counters;
+use crate::drain::Phase;
+use crate::event::{CloseReason, Event, EventMask};
+use crate::hash::KeyedHash;
+use crate::outbox::{Outbox, PeerId};
+use crate::parked::Parked;
+use crate::peers::{NIL, PeerIdentity, Peers};
+use crate::registry::Registry;
+use crate::report::Reporter;
+use crate::timers::{Timer, Timers};
+use bro_proto::frame::FrameError;
+use bro_proto::limits::{FRAME_PREFIX_BYTES, HEARTBEATS_MISSED_MAX};
+use bro_proto::rng::Rng;
+use bro_proto::v1::{self, Encoding, Kind};
+use bro_proto::{ErrorBody, ErrorCode, Now};
+
+/// The gateway's brain: who is connected, which services there are, and which calls wait for an answer.
+///
+/// It does no I/O. A driver feeds it with inputs (`handle_*`) and carries out what it writes into an [`Outbox`] meanwhile:
+///
+/// 1. [`Router::handle_connect`] for each accepted connection gives its [`PeerId`].
+/// 2. After each read, [`Router::handle_frame`] for every whole frame (or [`Router::handle_frame_error`] when the stream
+///    makes no sense), then [`Router::handle_partial`].
+/// 3. [`Router::handle_written`] whenever the socket took bytes; [`Router::handle_disconnect`] when the peer has gone.
+/// 4. [`Router::handle_time`] at [`Router::wakeup_ms`] at the latest. Later is safe: nothing fires early, and late timers
+///    fire at the next input of time.
+///
+/// Invariant: every call that reached an instance ends exactly once: by that instance's answer, by the deadline, by the
+/// loss of either peer, or by the end of the gateway. Ids of peers that have gone are ignored in every input.
+///
+/// Every input costs O(1) in the number of peers, services and calls, except those that end many calls at once (they cost
+/// O(1) for each), and introspection that lists everything.
+#[derive(Debug)]
+pub struct Router {
+    pub(crate) config: RouterConfig,
+    pub(crate) hasher: KeyedHash,
+    pub(crate) rng: Rng,
+    pub(crate) peers: Peers,
+    pub(crate) registry: Registry,
+    pub(crate) calls: Calls,
+    pub(crate) parked: Parked,
+    pub(crate) timers: Timers,
+    pub(crate) reporter: Reporter,
+    pub(crate) counters: Counters,
+    pub(crate) phase: Phase,
+    pub(crate) started: Now,
+    pub(crate) pid: Option<u32>,
+    pub(crate) socket_path: Box<str>,
+    /// For frames in the making; always empty between uses.
+    pub(crate) scratch: Vec<u8>,
+}
+
+impl Router {
+    /// A router without peers. Equal seeds and inputs give equal outputs.
+    pub fn new(config: RouterConfig, seed: u64, now: Now) -> Router {
+        let mut rng = Rng::new(seed);
+        Router {
+            hasher: KeyedHash::new(&mut rng),
+            rng,
+            peers: Peers::new(&config),
+            registry: Registry::new(),
+            calls: Calls::new(),
+            parked: Parked::new(),
+            timers: Timers::new(now.mono_ms()),
+            reporter: Reporter::default(),
+            counters: Counters::default(),
+            phase: Phase::Running,
+            started: now,
+            pid: None,
+            socket_path: "".into(),
+            scratch: Vec::new(),
+            config,
+        }
+    }
+
+    /// Says which events the driver listens to; at first none.
+    pub fn set_events(&mut self, mask: EventMask) {
+        self.reporter.mask = mask;
+    }
+
+    /// What `status` tells of the process around the router.
+    pub fn set_gateway_info(&mut self, pid: u32, socket_path: &str) {
+        self.pid = Some(pid);
+        self.socket_path = socket_path.into();
+    }
+
+    /// A connection was accepted. When it is refused, the driver tells the peer why and closes it.
+    pub fn handle_connect(
+        &mut self,
+        identity: PeerIdentity,
+        now: Now,
+        out: &mut impl Outbox,
+    ) -> Result<PeerId, ErrorBody> {
+        if self.phase != Phase::Running {
+            return Err(ErrorBody::new(ErrorCode::ShuttingDown, "the gateway is shutting down: connect again later"));
+        }
+        let limit = self.config.peers_max;
+        if self.peers.len() >= limit {
+            let message = format!("the gateway serves {limit} connections already: close some, or raise its limit");
+            return Err(ErrorBody::new(ErrorCode::ResourceExhausted, message));
+        }
+        let slot = self.peers.insert(identity, now);
+        let deadline = now.mono_ms().saturating_add(self.config.register_timeout_ms);
+        self.peers[slot].register_timer = Some(self.timers.insert(deadline, Timer::Register(slot)));
+        self.counters.connections += 1;
+        let peer = self.peers.id(slot);
+        if self.reporter.wants(EventMask::CONNECTIONS) {
+            self.reporter.report(Event::Connection { peer, pid: identity.pid }, now, out);
+        }
+        self.settle(now, out);
+        Ok(peer)
+    }
+
+    /// A whole frame arrived, prefix included.
+    pub fn handle_frame(&mut self, peer: PeerId, frame: &[u8], now: Now, out: &mut impl Outbox) {
+        let Some(slot) = self.peers.find(peer) else { return };
+        self.counters.frames_in += 1;
+        self.counters.bytes_in += frame.len() as u64;
+        self.touch(slot, now);
+        self.end_partial(slot);
+        let body = frame.get(FRAME_PREFIX_BYTES..).unwrap_or_default();
+        if body.len() > self.config.frame_bytes_max {
+            let error = FrameError::TooLarge { announced: body.len(), limit: self.config.frame_bytes_max };
+            self.refuse_stream(slot, &error, now, out);
+        } else {
+            match v1::scan(body) {
+                Ok(header) => match header.kind {
+                    Kind::Call => self.route_call(slot, frame, &header, now, out),
+                    Kind::Response => self.route_response(slot, frame, &header, now, out),
+                    Kind::Register => self.register(slot, body, &header, now, out),
+                    Kind::Heartbeat => self.counters.heartbeats += 1,
+                    // What only a gateway sends, and types of a later protocol.
+                    Kind::RegisterAck | Kind::Error | Kind::Unknown => self.counters.frames_ignored += 1,
+                },
+                Err(error) => {
+                    self.counters.malformed += 1;
+                    if self.peers[slot].service == NIL {
+                        self.peers[slot].encoding = Encoding::detect(body).unwrap_or(Encoding::Json);
+                    }
+                    let message = format!("{error}; the connection will be closed");
+                    self.warn(slot, &message, now, out);
+                    let error = ErrorBody::new(error.code(), message);
+                    self.close_peer(slot, CloseReason::Malformed, Some(&error), now, out);
+                }
+            }
+        }
+        self.settle(now, out);
+    }
+
+    /// The stream of a peer cannot be cut into frames any further.
+    pub fn handle_frame_error(&mut self, peer: PeerId, error: FrameError, now: Now, out: &mut impl Outbox) {
+        let Some(slot) = self.peers.find(peer) else { return };
+        self.refuse_stream(slot, &error, now, out);
+        self.settle(now, out);
+    }
+
+    /// After a read: whether it ended in the middle of a frame.
+    pub fn handle_partial(&mut self, peer: PeerId, mid_frame: bool, now: Now) {
+        let Some(slot) = self.peers.find(peer) else { return };
+        if !mid_frame {
+            self.end_partial(slot);
+            return;
+        }
+        self.touch(slot, now);
+        self.peers[slot].is_mid_frame = true;
+        self.time_partial(slot, now);
+    }
+
+    /// The peer's socket took bytes of its queue.
+    pub fn handle_written(&mut self, peer: PeerId, bytes: usize, now: Now, out: &mut impl Outbox) {
+        let Some(slot) = self.peers.find(peer) else { return };
+        if self.peers.release(slot, bytes, now) {
+            self.peers[slot].is_paused = false;
+            out.resume(peer);
+            // It was not heard because it was not read: what it has to show for that time starts now.
+            self.touch(slot, now);
+            if self.peers[slot].is_mid_frame {
+                self.time_partial(slot, now);
+            }
+        }
+        self.settle(now, out);
+    }
+
+    /// The peer closed its connection, or it broke.
+    pub fn handle_disconnect(&mut self, peer: PeerId, now: Now, out: &mut impl Outbox) {
+        let Some(slot) = self.peers.find(peer) else { return };
+        self.close_peer(slot, CloseReason::Gone, None, now, out);
+        self.settle(now, out);
+    }
+
+    /// Does everything that is due.
+    pub fn handle_time(&mut self, now: Now, out: &mut impl Outbox) {
+        while let Some(timer) = self.timers.expire(now.mono_ms()) {
+            self.expire(timer, now, out);
+            self.settle(now, out);
+        }
+    }
+
+    /// When [`Router::handle_time`] has something to do at the earliest, in monotonic milliseconds; `None`: never.
+    pub fn wakeup_ms(&self) -> Option<u64> {
+        self.timers.wakeup_ms()
+    }
+
+    /// Whether that id names a connection that is still open.
+    pub fn is_peer(&self, peer: PeerId) -> bool {
+        self.peers.find(peer).is_some()
+    }
+
+    /// Totals since the start.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Open connections.
+    pub fn peers_len(&self) -> usize {
+        self.peers.len()
+    }
+
+    /// Calls that wait for their callee's answer.
+    pub fn in_flight_len(&self) -> usize {
+        self.calls.len()
+    }
+
+    /// Introspection calls that wait for something to happen.
+    pub fn parked_len(&self) -> usize {
+        self.parked.len()
+    }
+
+    /// Pending timers. An idle router has one for each service.
+    pub fn timers_len(&self) -> usize {
+        self.timers.len()
+    }
+
+    /// Bytes queued to all peers and not yet taken.
+    pub fn charged_bytes(&self) -> usize {
+        self.peers.charged()
+    }
+
+    /// Any frame is a sign of life, for the connection and for its service.
+    fn touch(&mut self, slot: u32, now: Now) {
+        let peer = &mut self.peers[slot];
+        peer.last_frame_at_ms = now.wall_ms;
+        let service = peer.service;
+        if service != NIL {
+            self.registry[service].last_frame_ms = now.mono_ms();
+        }
+    }
+
+    fn time_partial(&mut self, slot: u32, now: Now) {
+        let peer = &mut self.peers[slot];
+        if peer.partial_timer.is_none() && !peer.is_paused {
+            let deadline = now.mono_ms().saturating_add(self.config.partial_frame_timeout_ms);
+            peer.partial_timer = Some(self.timers.insert(deadline, Timer::PartialFrame(slot)));
+        }
+    }
+
+    fn end_partial(&mut self, slot: u32) {
+        let peer = &mut self.peers[slot];
+        peer.is_mid_frame = false;
+        if let Some(timer) = peer.partial_timer.take() {
+            self.timers.remove(timer);
+        }
+    }
+
+    fn refuse_stream(&mut self, slot: u32, error: &FrameError, now: Now, out: &mut impl Outbox) {
+        self.counters.malformed += 1;
+        let message = format!("{error}; the connection will be closed");
+        self.warn(slot, &message, now, out);
+        let FrameError::TooLarge { .. } = error;
+        let error = ErrorBody::new(ErrorCode::PayloadTooLarge, message);
+        self.close_peer(slot, CloseReason::Malformed, Some(&error), now, out);
+    }
+
+    fn expire(&mut self, timer: Timer, now: Now, out: &mut impl Outbox) {
+        match timer {
+            Timer::Call(index) => self.time_out_call(index, now, out),
+            Timer::Liveness(index) => self.check_liveness(index, now, out),
+            Timer::WriteStall(slot) => {
+                if self.peers.is_stalled(slot, now, &mut self.timers) {
+                    let bytes = self.peers[slot].queued_bytes;
+                    let waited = self.config.write_stall_timeout_ms;
+                    self.warn(slot, &format!("took nothing of {bytes} queued bytes for {waited} ms"), now, out);
+                    self.close_peer(slot, CloseReason::SlowReader, None, now, out);
+                }
+            }
+            Timer::Register(slot) => {
+                self.peers[slot].register_timer = None;
+                let waited = self.config.register_timeout_ms;
+                let message = format!("no REGISTER within {waited} ms: send it first on every connection");
+                self.warn(slot, &message, now, out);
+                let error = ErrorBody::new(ErrorCode::Timeout, message);
+                self.close_peer(slot, CloseReason::NeverRegistered, Some(&error), now, out);
+            }
+            Timer::PartialFrame(slot) => {
+                self.peers[slot].partial_timer = None;
+                let waited = self.config.partial_frame_timeout_ms;
+                let message = format!("a frame was begun and not finished within {waited} ms");
+                self.warn(slot, &message, now, out);
+                let error = ErrorBody::new(ErrorCode::Timeout, message);
+                self.close_peer(slot, CloseReason::PartialFrame, Some(&error), now, out);
+            }
+            Timer::Parked(index) => self.time_out_parked(index, now, out),
+            Timer::WatchLease => self.end_watch_lease(now),
+            Timer::Drain => self.end_drain(now, out),
+        }
+    }
+
+    fn check_liveness(&mut self, index: u32, now: Now, out: &mut impl Outbox) {
+        let interval_ms = self.config.heartbeat_interval_ms;
+        let patience_ms = interval_ms.saturating_mul(HEARTBEATS_MISSED_MAX);
+        let service = &self.registry[index];
+        let mut deadline = service.last_frame_ms.saturating_add(patience_ms);
+        if deadline <= now.mono_ms() {
+            // A connection that is not read cannot be heard; how long that may last is the stall timer's business.
+            if !self.registry.ring(&self.peers, index).any(|slot| self.peers[slot].is_paused) {
+                self.drop_silent(index, patience_ms, now, out);
+                return;
+            }
+            deadline = now.mono_ms().saturating_add(interval_ms.max(1));
+        }
+        self.registry[index].liveness_timer = self.timers.insert(deadline, Timer::Liveness(index));
+    }
+}

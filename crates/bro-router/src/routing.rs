@@ -1,0 +1,353 @@
+//! CALLs: admitted and passed on to an instance, or refused at once with the reason.
+
+use crate::calls::{Calls, NewCall, Side};
+use crate::event::{Event, EventMask};
+use crate::outbox::{Outbox, Part};
+use crate::peers::NIL;
+use crate::reply::{check_frame_size, context_to_echo, holds, payload};
+use crate::router::Router;
+use crate::timers::Timer;
+use bro_proto::frame::finish_frame;
+use bro_proto::limits::{
+    CALL_ID_BYTES_MAX, CALL_TIMEOUT_MAX_MS, CHAIN_LEN_MAX, CONTEXT_BYTES_MAX, FRAME_PREFIX_BYTES, GATEWAY_SERVICE,
+    METHOD_NAME_BYTES_MAX, ROOT_ID_BYTES_MAX,
+};
+use bro_proto::v1::encode::{CallFields, ContextSource, encode_call};
+use bro_proto::v1::rewrite::{Patch, rewrite, transcode};
+use bro_proto::v1::{ContextHeader, Encoding, Header, Payload};
+use bro_proto::{CallContext, ErrorBody, ErrorCode, Now};
+
+/// A CALL with everything that it must have.
+struct Request<'a> {
+    id: &'a str,
+    to: &'a str,
+    method: &'a str,
+    /// Until its deadline.
+    timeout_ms: u64,
+}
+
+/// Services named in the answer to a call of an unknown one.
+const NEIGHBOURS_SHOWN_MAX: usize = 8;
+
+impl Router {
+    /// A CALL arrived: passes it on, or answers it.
+    pub(crate) fn route_call(
+        &mut self,
+        caller: u32,
+        frame: &[u8],
+        header: &Header<'_>,
+        now: Now,
+        out: &mut impl Outbox,
+    ) {
+        let body = &frame[FRAME_PREFIX_BYTES..];
+        if header.id.is_none() {
+            // Without an id no answer can be tied to it.
+            self.counters.calls_refused += 1;
+            let error = ErrorBody::new(ErrorCode::InvalidMessage, "a CALL has no `id`: give each call one of its own");
+            self.warn(caller, &error.message, now, out);
+            if self.peers[caller].service == NIL {
+                self.peers[caller].encoding = header.encoding;
+            }
+            self.send_error(caller, &error, now, out);
+            return;
+        }
+        let refused = match self.admit(caller, header, now) {
+            Ok(request) => match self.registry.find(&self.hasher, request.to) {
+                Some(service) => match self.choose_instance(caller, service, request.to) {
+                    Ok(callee) => self.forward_call(caller, callee, &request, frame, header, now, out),
+                    Err(error) => Err(error),
+                },
+                None if request.to == GATEWAY_SERVICE => {
+                    let params = payload(body, header.params.as_ref(), header.encoding);
+                    let context = context_to_echo(body, header);
+                    let inquiry = crate::introspect::Inquiry {
+                        caller,
+                        id: request.id,
+                        context,
+                        timeout_ms: request.timeout_ms,
+                    };
+                    self.introspect(&inquiry, request.method, params, now, out);
+                    Ok(())
+                }
+                None => Err(self.unknown_service(request.to)),
+            },
+            Err(error) => Err(error),
+        };
+        if let Err(error) = refused {
+            self.refuse_call(caller, body, header, &error, now, out);
+        }
+    }
+
+    /// Checks everything about a CALL that does not depend on its callee.
+    fn admit<'a>(&self, caller: u32, header: &'a Header<'_>, now: Now) -> Result<Request<'a>, ErrorBody> {
+        let invalid = |message: &str| Err(ErrorBody::new(ErrorCode::InvalidMessage, message));
+        if self.peers[caller].service == NIL {
+            let message = "call before registration: send REGISTER first, and wait for REGISTER_ACK";
+            return Err(ErrorBody::new(ErrorCode::NotRegistered, message));
+        }
+        let id = header.id.as_ref().map_or("", |id| &id.value);
+        if id.is_empty() || id.len() > CALL_ID_BYTES_MAX {
+            return invalid(&format!("the `id` of a CALL must have 1 to {CALL_ID_BYTES_MAX} bytes"));
+        }
+        let (Some(to), Some(method)) = (&header.to, &header.method) else {
+            return invalid("a CALL must have `to` and `method`");
+        };
+        let (to, method): (&str, &str) = (&to.value, &method.value);
+        if method.is_empty() || method.len() > METHOD_NAME_BYTES_MAX {
+            return invalid(&format!("the `method` of a CALL must have 1 to {METHOD_NAME_BYTES_MAX} bytes"));
+        }
+        let timeout_ms = match &header.context {
+            Some(context) => self.check_context(context, to, method, now)?,
+            None => self.config.call_timeout_ms.min(CALL_TIMEOUT_MAX_MS),
+        };
+        if self.is_draining() && to != GATEWAY_SERVICE {
+            let message = "the gateway is shutting down and takes no new calls: call again after reconnecting";
+            return Err(ErrorBody::new(ErrorCode::ShuttingDown, message));
+        }
+        Ok(Request { id, to, method, timeout_ms })
+    }
+
+    /// Checks a context, and tells how much time it leaves. Converted here, once: from now on only the monotonic clock
+    /// counts, so that a wall clock that jumps kills no call in flight.
+    fn check_context(
+        &self,
+        context: &ContextHeader<'_>,
+        to: &str,
+        method: &str,
+        now: Now,
+    ) -> Result<u64, ErrorBody> {
+        let invalid = |message: String| Err(ErrorBody::new(ErrorCode::InvalidContext, message));
+        if context.span.len() > CONTEXT_BYTES_MAX {
+            return invalid(format!("`context` has more than {CONTEXT_BYTES_MAX} bytes"));
+        }
+        let root_bytes = context.root.as_ref().map_or(0, |root| root.value.len());
+        if root_bytes == 0 || root_bytes > ROOT_ID_BYTES_MAX {
+            return invalid(format!("`context.root` must be a string of 1 to {ROOT_ID_BYTES_MAX} bytes"));
+        }
+        if context.chain.is_none() || context.chain_len == 0 || context.chain_len > CHAIN_LEN_MAX {
+            return invalid(format!("`context.chain` must be an array of 1 to {CHAIN_LEN_MAX} service names"));
+        }
+        let Some(depth) = context.depth.filter(|&depth| depth > 0) else {
+            return invalid("`context.depth` must be a number from 1".to_owned());
+        };
+        let Some(deadline_ms) = context.deadline_ms.filter(|&deadline_ms| deadline_ms > 0) else {
+            return invalid("`context.deadline` must be a number of milliseconds since 1970".to_owned());
+        };
+        let limit = self.config.depth_max;
+        if depth > limit {
+            let message = format!("{to}.{method}: depth {depth} is more than {limit}: do services call each other in a circle?");
+            return Err(ErrorBody::new(ErrorCode::MaxDepthExceeded, message));
+        }
+        let remaining_ms = deadline_ms.saturating_sub(now.wall_ms);
+        if remaining_ms == 0 {
+            let late_ms = now.wall_ms - deadline_ms;
+            let message = format!("{to}.{method}: the deadline passed {late_ms} ms before the call reached the gateway");
+            return Err(ErrorBody::new(ErrorCode::DeadlineExceeded, message));
+        }
+        Ok(remaining_ms.min(CALL_TIMEOUT_MAX_MS))
+    }
+
+    /// The instance whose turn it is, skipping those that have too much unread.
+    fn choose_instance(&mut self, caller: u32, service: u32, name: &str) -> Result<u32, ErrorBody> {
+        let limit = self.config.in_flight_max;
+        if self.calls.len() >= limit {
+            let message = format!("{limit} calls are in flight in this gateway already: call again later");
+            return Err(ErrorBody::new(ErrorCode::ResourceExhausted, message));
+        }
+        let limit = self.config.in_flight_per_peer_max;
+        if self.peers[caller].calls[Side::Caller as usize].len as usize >= limit {
+            let message = format!("{limit} calls of this connection are in flight already: wait for answers first");
+            return Err(ErrorBody::new(ErrorCode::ResourceExhausted, message));
+        }
+        let limit = self.config.queue_calls_bytes_max;
+        let is_open = |&slot: &u32| self.peers[slot].queued_bytes <= limit && !self.peers[slot].is_doomed;
+        let Some(callee) = self.registry.ring(&self.peers, service).find(is_open) else {
+            let message = format!("{name} has more than {limit} bytes unread: call again when it has caught up");
+            return Err(ErrorBody::new(ErrorCode::Overloaded, message));
+        };
+        self.registry.advance(&self.peers, service, callee);
+        Ok(callee)
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the two parties, the call in two forms, and the world")]
+    fn forward_call(
+        &mut self,
+        caller: u32,
+        callee: u32,
+        request: &Request<'_>,
+        frame: &[u8],
+        header: &Header<'_>,
+        now: Now,
+        out: &mut impl Outbox,
+    ) -> Result<(), ErrorBody> {
+        let mut hash = Calls::hash(&self.hasher, callee, request.id);
+        let mut callee_id = None;
+        if self.calls.find(hash, callee, request.id).is_some() {
+            let fresh = self.fresh_callee_id(callee);
+            hash = Calls::hash(&self.hasher, callee, &fresh);
+            callee_id = Some(fresh);
+        }
+        let callee_id = callee_id.as_deref();
+        let body = &frame[FRAME_PREFIX_BYTES..];
+        let target = self.peers[callee].encoding;
+        let caller_name = &*self.registry[self.peers[caller].service].name;
+        let is_unchanged = callee_id.is_none()
+            && header.encoding == target
+            && header.context.is_some()
+            && holds(header.from.as_ref(), caller_name);
+        let mut rewritten = std::mem::take(&mut self.scratch);
+        let mut made = None;
+        if !is_unchanged {
+            if header.context.is_none() {
+                let mut context = CallContext::create(caller_name, request.timeout_ms, now, &mut self.rng);
+                context = context.extend(request.to);
+                made = Some(context);
+            }
+            let id = callee_id.unwrap_or(request.id);
+            let draft = Draft { id, from: caller_name, request, made: made.as_ref() };
+            let checked = draft.write(body, header, target, &mut rewritten).and_then(|()| {
+                check_frame_size(&rewritten, self.config.frame_bytes_max, "the call")
+            });
+            if let Err(error) = checked {
+                self.keep_scratch(rewritten);
+                return Err(error);
+            }
+        }
+        let deadline = now.mono_ms().saturating_add(request.timeout_ms);
+        let call = NewCall {
+            caller,
+            callee,
+            hash,
+            id: request.id,
+            callee_id,
+            method: request.method,
+            context: context_to_echo(body, header),
+            timer: self.timers.insert(deadline, Timer::Call(self.calls.next_index())),
+            started_us: now.mono_us,
+            timeout_ms: request.timeout_ms,
+        };
+        self.calls.insert(&mut self.peers, call);
+        self.counters.calls_routed += 1;
+        let part = if is_unchanged { Part::Inbound(frame) } else { Part::Scratch(&rewritten) };
+        self.peers.send(callee, &[part], now, &mut self.timers, &mut self.counters, out);
+        self.keep_scratch(rewritten);
+        if self.reporter.wants(EventMask::CALLS) {
+            self.report_call(caller, request, body, header, made.as_ref(), now, out);
+        }
+        Ok(())
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "a call in three forms, and the world")]
+    #[cold]
+    fn report_call(
+        &mut self,
+        caller: u32,
+        request: &Request<'_>,
+        body: &[u8],
+        header: &Header<'_>,
+        made: Option<&CallContext>,
+        now: Now,
+        out: &mut impl Outbox,
+    ) {
+        let mut json = Vec::new();
+        let written = match made {
+            Some(context) => {
+                bro_proto::v1::encode::write_context(&mut json, Encoding::Json, context);
+                Ok(())
+            }
+            None => transcode(context_to_echo(body, header), Encoding::Json, &mut json),
+        };
+        let context_json = match written {
+            Ok(()) => std::str::from_utf8(&json).unwrap_or("null"),
+            Err(_) => "null",
+        };
+        let event = Event::CallRouted {
+            from: &self.registry[self.peers[caller].service].name,
+            to: request.to,
+            method: request.method,
+            request_id: request.id,
+            context_json,
+        };
+        self.reporter.report(event, now, out);
+    }
+
+    /// An id that the callee has not in flight. Random, so that callers cannot take such ids beforehand.
+    #[cold]
+    fn fresh_callee_id(&mut self, callee: u32) -> String {
+        loop {
+            let id = format!("bro-{:016x}", self.rng.next_u64());
+            if self.calls.find(Calls::hash(&self.hasher, callee, &id), callee, &id).is_none() {
+                return id;
+            }
+        }
+    }
+
+    #[cold]
+    fn unknown_service(&self, name: &str) -> ErrorBody {
+        let mut shown = name.to_owned();
+        if shown.len() > 64 {
+            shown.truncate(shown.floor_char_boundary(64));
+            shown.push('…');
+        }
+        let mut message = format!("service {shown:?} is not registered (");
+        let count = self.registry.len();
+        message.push_str(if count == 0 { "none is" } else { "registered: " });
+        for (at, service) in self.registry.some(NEIGHBOURS_SHOWN_MAX).enumerate() {
+            message.push_str(if at == 0 { "" } else { ", " });
+            message.push_str(&service.name);
+        }
+        if count > NEIGHBOURS_SHOWN_MAX {
+            message.push_str(&format!(" and {} more", count - NEIGHBOURS_SHOWN_MAX));
+        }
+        message.push(')');
+        ErrorBody::new(ErrorCode::ServiceNotFound, message)
+    }
+}
+
+/// A CALL that has to be written anew.
+struct Draft<'a> {
+    id: &'a str,
+    from: &'a str,
+    request: &'a Request<'a>,
+    /// The context, when the caller gave none.
+    made: Option<&'a CallContext>,
+}
+
+impl Draft<'_> {
+    /// Appends the frame.
+    fn write(
+        &self,
+        body: &[u8],
+        header: &Header<'_>,
+        target: Encoding,
+        out: &mut Vec<u8>,
+    ) -> Result<(), ErrorBody> {
+        let written = match (&header.id, &header.from, self.made) {
+            (Some(id), Some(from), None) => {
+                out.extend_from_slice(&[0; FRAME_PREFIX_BYTES]);
+                let mut patches = [
+                    Patch { span: id.span.clone(), text: self.id },
+                    Patch { span: from.span.clone(), text: self.from },
+                ];
+                patches.sort_unstable_by_key(|patch| patch.span.start);
+                rewrite(body, header.encoding, target, &patches, out).map(|()| finish_frame(out, 0))
+            }
+            _ => {
+                let context = match (self.made, &header.context) {
+                    (Some(made), _) => ContextSource::Owned(made),
+                    (None, context) => {
+                        let span = context.as_ref().map(|context| &context.span);
+                        ContextSource::Encoded(payload(body, span, header.encoding))
+                    }
+                };
+                let params: Payload<'_> = payload(body, header.params.as_ref(), header.encoding);
+                let Request { to, method, .. } = *self.request;
+                encode_call(out, target, &CallFields { id: self.id, from: self.from, to, method, params, context })
+            }
+        };
+        written.map_err(|error| {
+            let message = format!("the call cannot be written as {}: {error}", target.as_str());
+            ErrorBody::new(ErrorCode::SerializationFailed, message)
+        })
+    }
+}

@@ -1,0 +1,142 @@
+//! What a driver holds: connections, queues, and the router's orders in the order in which they were given.
+
+use crate::traffic::Planned;
+use bro_proto::frame::Deframer;
+use bro_proto::v1::Encoding;
+use bro_router::{CloseReason, Event, EventMask, Outbox, Part, PeerId, PeerIdentity};
+use serde_json::Value;
+use std::collections::VecDeque;
+
+/// Something that the router told its driver to do.
+#[derive(Clone, Debug)]
+pub(crate) enum Order {
+    Send { peer: PeerId, frame: Vec<u8> },
+    Close { peer: PeerId, reason: CloseReason },
+    Pause(PeerId),
+    Resume(PeerId),
+    Event(EventMask),
+}
+
+/// Collects orders while the router handles one input.
+#[derive(Debug, Default)]
+pub(crate) struct Orders {
+    pub(crate) list: Vec<Order>,
+    /// Where the inbound frame lies, to check what the router claims to be part of it.
+    pub(crate) inbound: Option<(usize, usize)>,
+    pub(crate) is_stray_part: bool,
+}
+
+impl Outbox for Orders {
+    fn send(&mut self, peer: PeerId, parts: &[Part<'_>]) {
+        for part in parts {
+            if let Part::Inbound(bytes) = part {
+                let start = bytes.as_ptr() as usize;
+                let end = start + bytes.len();
+                self.is_stray_part |= !self.inbound.is_some_and(|(from, to)| from <= start && end <= to);
+            }
+        }
+        let frame = parts.iter().flat_map(|part| part.bytes()).copied().collect();
+        self.list.push(Order::Send { peer, frame });
+    }
+
+    fn close(&mut self, peer: PeerId, reason: CloseReason) {
+        self.list.push(Order::Close { peer, reason });
+    }
+
+    fn pause(&mut self, peer: PeerId) {
+        self.list.push(Order::Pause(peer));
+    }
+
+    fn resume(&mut self, peer: PeerId) {
+        self.list.push(Order::Resume(peer));
+    }
+
+    fn event(&mut self, event: Event<'_>) {
+        self.list.push(Order::Event(event.kind()));
+    }
+}
+
+/// How a peer behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Manner {
+    /// Follows the protocol.
+    Honest,
+    /// Breaks it now and then.
+    Hostile,
+    /// Follows it, but reads little of what it is sent.
+    Slow,
+}
+
+/// A CALL that arrived at a peer and waits for its answer.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    pub(crate) id: String,
+    pub(crate) from: String,
+    pub(crate) to: String,
+    pub(crate) context: Value,
+}
+
+/// One connection, both ends.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) manner: Manner,
+    pub(crate) encoding: Encoding,
+    pub(crate) identity: PeerIdentity,
+    /// What the peer has written and the gateway has not read.
+    pub(crate) outgoing: Vec<u8>,
+    /// The whole frames in `outgoing` and in the deframer, in order.
+    pub(crate) planned: VecDeque<Planned>,
+    pub(crate) deframer: Deframer,
+    pub(crate) is_paused: bool,
+    /// Bytes that the gateway holds for the peer.
+    pub(crate) held: usize,
+    /// Frames that are held, with the bytes of each that are not yet taken.
+    pub(crate) queue: VecDeque<(usize, Option<Request>)>,
+    /// CALLs that have arrived.
+    pub(crate) requests: Vec<Request>,
+    /// Of the last one that it gave a call.
+    pub(crate) last_id: u64,
+    pub(crate) connected_ms: u64,
+    /// When the present frame was begun, as far as the gateway could see.
+    pub(crate) mid_frame_since_ms: Option<u64>,
+    /// When the queue was last taken from, or became non-empty.
+    pub(crate) progress_ms: u64,
+}
+
+impl Connection {
+    pub(crate) fn new(manner: Manner, encoding: Encoding, identity: PeerIdentity, now_ms: u64) -> Self {
+        Self {
+            manner,
+            encoding,
+            identity,
+            outgoing: Vec::new(),
+            planned: VecDeque::new(),
+            deframer: Deframer::new(),
+            is_paused: false,
+            held: 0,
+            queue: VecDeque::new(),
+            requests: Vec::new(),
+            last_id: 0,
+            connected_ms: now_ms,
+            mid_frame_since_ms: None,
+            progress_ms: now_ms,
+        }
+    }
+
+    /// The peer takes `bytes` of what is held for it; CALLs that become whole are its to answer.
+    pub(crate) fn take(&mut self, mut bytes: usize, now_ms: u64) {
+        assert!(bytes <= self.held);
+        self.held -= bytes;
+        self.progress_ms = now_ms;
+        while bytes > 0 {
+            let (left, request) = self.queue.front_mut().expect("what is held is queued");
+            if bytes < *left {
+                *left -= bytes;
+                return;
+            }
+            bytes -= *left;
+            self.requests.extend(request.take());
+            self.queue.pop_front();
+        }
+    }
+}

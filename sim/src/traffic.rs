@@ -1,0 +1,239 @@
+//! What random peers write: mostly sense.
+
+use crate::network::{Connection, Manner, Request};
+use crate::wire;
+use bro_proto::Now;
+use bro_proto::rng::Rng;
+use bro_proto::v1::Encoding;
+use serde_json::{Map, Value, json};
+
+/// What a whole frame in a peer's stream is meant to be.
+#[derive(Clone, Debug)]
+pub(crate) enum Planned {
+    /// A well-formed message.
+    Message(Value, Encoding),
+    /// Bytes that are no message.
+    Garbage,
+    /// A prefix that announces too much. Nothing after it counts.
+    Oversize,
+}
+
+/// Service names that peers use.
+const NAMES: [&str; 8] = ["order", "user", "role", "inventory", "cart", "zahlung-ü", "bro.gateway", "x"];
+/// Method names that peers use.
+const METHODS: [&str; 4] = ["get", "create", "löschen", "a\"b\\c"];
+
+/// Limits that decide how long and deep random messages are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape {
+    pub(crate) frame_bytes_max: usize,
+    pub(crate) depth_max: u32,
+}
+
+/// Lets a peer write one thing. `name` is its service, once registered.
+pub(crate) fn write(connection: &mut Connection, name: Option<&str>, shape: Shape, now: Now, rng: &mut Rng) {
+    let is_hostile = connection.manner == Manner::Hostile && rng.below(12) == 0;
+    if is_hostile && rng.below(3) > 0 {
+        write_garbage(connection, shape, rng);
+        return;
+    }
+    let message = match name {
+        None if rng.below(10) > 0 => register(connection, rng),
+        _ if is_hostile => forge(connection, rng),
+        Some(_) if !connection.requests.is_empty() && rng.below(5) > 0 => answer(connection, shape, rng),
+        _ => match rng.below(40) {
+            0..3 => json!({"type": "HEARTBEAT", "from": name.unwrap_or("?"), "timestamp": now.wall_ms}),
+            3 => register_again(name, rng),
+            4 => json!({"type": "GREETING", "id": "1", "extra": [1, 2]}),
+            5..8 => inquire(connection, name, now, rng),
+            _ => call(connection, name, shape, now, rng),
+        },
+    };
+    push(connection, message, connection.encoding, shape);
+}
+
+/// Puts a message into the stream, unless it is too large for a frame.
+pub(crate) fn push(connection: &mut Connection, message: Value, encoding: Encoding, shape: Shape) {
+    let frame = wire::frame(&message, encoding);
+    if frame.len() <= shape.frame_bytes_max + 4 {
+        connection.outgoing.extend_from_slice(&frame);
+        connection.planned.push_back(Planned::Message(message, encoding));
+    }
+}
+
+/// An honest HEARTBEAT.
+pub(crate) fn heartbeat(name: &str, now: Now) -> Value {
+    json!({"type": "HEARTBEAT", "from": name, "timestamp": now.wall_ms})
+}
+
+fn pick<'a>(all: &[&'a str], rng: &mut Rng) -> &'a str {
+    all[usize::try_from(rng.below(all.len() as u64)).expect("small")]
+}
+
+fn register(connection: &Connection, rng: &mut Rng) -> Value {
+    let name = match rng.below(30) {
+        0 => "bro.mine".to_owned(),
+        1 => String::new(),
+        2 => "n".repeat(256),
+        3 => "bell\u{7}".to_owned(),
+        _ => pick(&NAMES[..6], rng).to_owned(),
+    };
+    let methods: Vec<&str> = METHODS[..usize::try_from(rng.below(5)).expect("small")].to_vec();
+    let mut metadata = Map::new();
+    if rng.below(2) == 0 {
+        metadata.insert("team".into(), json!("red"));
+    }
+    // By user id the peers agree whether they are of a pool.
+    if connection.identity.uid == Some(1000) {
+        metadata.insert("poolSize".into(), json!(if rng.below(12) == 0 { 2 + rng.below(80) } else { 3 }));
+        metadata.insert("poolIndex".into(), json!(rng.below(4)));
+    }
+    let mut message = json!({"type": "REGISTER", "serviceName": name, "methods": methods, "version": "1.0.0"});
+    if !metadata.is_empty() || rng.below(2) == 0 {
+        message["metadata"] = Value::Object(metadata);
+    }
+    message
+}
+
+fn register_again(name: Option<&str>, rng: &mut Rng) -> Value {
+    let name = if rng.below(10) == 0 { pick(&NAMES, rng) } else { name.unwrap_or("x") };
+    json!({"type": "REGISTER", "serviceName": name, "methods": [pick(&METHODS, rng)], "version": "2"})
+}
+
+fn call(connection: &mut Connection, name: Option<&str>, shape: Shape, now: Now, rng: &mut Rng) -> Value {
+    // Few different ids, so that they collide between callers and with themselves.
+    connection.last_id += 1;
+    let id = match rng.below(3) {
+        0 => format!("req-{}", rng.below(4)),
+        1 => format!("req-1699005123456-{:06}", connection.last_id),
+        _ => format!("\u{e9}\"{}", connection.last_id),
+    };
+    let to = pick(&NAMES, rng);
+    let own_name = name.unwrap_or("nobody");
+    let from = if rng.below(8) == 0 { pick(&NAMES, rng) } else { own_name };
+    let mut message = json!({
+        "type": "CALL", "id": id, "from": from, "to": to, "method": pick(&METHODS, rng), "params": params(shape, rng),
+        "context": context(own_name, to, shape, now, rng),
+    });
+    let object = message.as_object_mut().expect("it is one");
+    match rng.below(60) {
+        0 => drop(object.remove("id")),
+        1 => drop(object.remove("to")),
+        2 => drop(object.remove("method")),
+        3 => drop(object.remove("from")),
+        4..8 => drop(object.remove("context")),
+        8 => drop(object.remove("params")),
+        9 => drop(object.insert("extra".into(), json!({"carried": ["along", 1]}))),
+        10 => drop(object.insert("id".into(), json!("i".repeat(300)))),
+        _ => {}
+    }
+    message
+}
+
+fn params(shape: Shape, rng: &mut Rng) -> Value {
+    let token = rng.next_u64() >> 12;
+    match rng.below(20) {
+        0 => json!({"token": token, "big": "z".repeat(usize::try_from(rng.below(shape.frame_bytes_max as u64)).expect("small"))}),
+        // Grows when it becomes JSON.
+        1 => json!({"token": token, "steep": "\u{1}".repeat(usize::try_from(rng.below(shape.frame_bytes_max as u64 / 2)).expect("small"))}),
+        2 => json!([token, null, true, -1, 1.5, {"deep": [[[{}]]]}]),
+        _ => json!({"token": token}),
+    }
+}
+
+fn context(from: &str, to: &str, shape: Shape, now: Now, rng: &mut Rng) -> Value {
+    let deadline = now.wall_ms + 1 + rng.below(3000);
+    let mut context = json!({"root": "root-1699005123456-abc123", "chain": [from, to], "depth": 2, "deadline": deadline});
+    match rng.below(60) {
+        0 => context["root"] = json!(""),
+        1 => context["root"] = json!(7),
+        2 => context["chain"] = json!([]),
+        3 => context["chain"] = json!(vec!["loop"; 300]),
+        4 => context["depth"] = json!(0),
+        5 => context["depth"] = json!(shape.depth_max + 1),
+        6 => context["deadline"] = json!(0),
+        7 => context["deadline"] = json!(now.wall_ms.saturating_sub(rng.below(100))),
+        8 => drop(context.as_object_mut().expect("it is one").remove("depth")),
+        9 => context["deadline"] = json!(1e300),
+        _ => {}
+    }
+    context
+}
+
+fn inquire(connection: &mut Connection, name: Option<&str>, now: Now, rng: &mut Rng) -> Value {
+    connection.last_id += 1;
+    let (method, params) = match rng.below(7) {
+        0 => ("status", json!({})),
+        1 => ("services", Value::Null),
+        2 => ("service", json!({"name": pick(&NAMES, rng)})),
+        3 => ("waitFor", json!({"service": pick(&NAMES[..7], rng), "timeoutMs": rng.below(3000)})),
+        4 => ("events", json!({"cursor": rng.below(50), "timeoutMs": rng.below(2000), "max": rng.below(9)})),
+        5 => ("events", json!([1])),
+        _ => ("ping", json!({})),
+    };
+    json!({
+        "type": "CALL", "id": format!("ask-{}", connection.last_id), "from": name, "to": "bro.gateway", "method": method,
+        "params": params, "context": {"root": "r", "chain": ["a", "b"], "depth": 2, "deadline": now.wall_ms + 5000},
+    })
+}
+
+fn answer(connection: &mut Connection, shape: Shape, rng: &mut Rng) -> Value {
+    let at = usize::try_from(rng.below(connection.requests.len() as u64)).expect("small");
+    // Sometimes it will be answered once more.
+    let request =
+        if rng.below(30) == 0 { connection.requests[at].clone() } else { connection.requests.swap_remove(at) };
+    let Request { id, from, to, context } = request;
+    let mut message = json!({"type": "RESPONSE", "id": id, "from": to, "to": from, "context": context});
+    if rng.below(4) == 0 {
+        message["status"] = json!("error");
+        message["error"] = json!({"message": "no", "code": "OUT_OF_STOCK", "stack": "at\n there"});
+    } else {
+        message["status"] = json!("success");
+        message["data"] = params(shape, rng);
+    }
+    let object = message.as_object_mut().expect("it is one");
+    match rng.below(60) {
+        0 => drop(object.remove("from")),
+        1 => drop(object.remove("to")),
+        2 => drop(object.remove("context")),
+        3 => drop(object.remove("status")),
+        4 => drop(object.remove("data")),
+        5 => drop(object.insert("from".into(), json!("somebody-else"))),
+        6 => drop(object.insert("to".into(), json!("nobody"))),
+        _ => {}
+    }
+    message
+}
+
+/// A message that is well-formed, and meant to do harm.
+fn forge(connection: &Connection, rng: &mut Rng) -> Value {
+    let id = match rng.below(2) {
+        0 => format!("req-{}", rng.below(4)),
+        _ => format!("req-1699005123456-{:06}", rng.below(connection.last_id + 20)),
+    };
+    match rng.below(3) {
+        0 => json!({"type": "RESPONSE", "id": id, "from": pick(&NAMES, rng), "to": pick(&NAMES, rng),
+                    "status": "success", "data": "forged"}),
+        1 => json!({"type": "REGISTER_ACK"}),
+        _ => json!({"type": "ERROR", "id": id, "error": {"message": "x", "code": "TIMEOUT"}, "timestamp": 1}),
+    }
+}
+
+fn write_garbage(connection: &mut Connection, shape: Shape, rng: &mut Rng) {
+    let body: Vec<u8> = match rng.below(7) {
+        0 => Vec::new(),
+        1 => (0..1 + rng.below(40)).map(|_| (rng.next_u64() & 0x1f) as u8).collect(),
+        2 => b"{\"type\":\"CALL\",\"id\":\"1\",\"id\":\"2\"}".to_vec(),
+        3 => b"{\"type\":\"CALL\",\"to\":\"us\xffer\"}".to_vec(),
+        4 => b"{\"type\":\"CALL\"".to_vec(),
+        5 => [b"{\"params\":".as_slice(), &b"[".repeat(1000)].concat(),
+        _ => {
+            let announced = u32::try_from(shape.frame_bytes_max).expect("small") + 1;
+            connection.outgoing.extend_from_slice(&announced.to_be_bytes());
+            connection.planned.push_back(Planned::Oversize);
+            return;
+        }
+    };
+    connection.outgoing.extend_from_slice(&wire::frame_of_bytes(&body));
+    connection.planned.push_back(Planned::Garbage);
+}
