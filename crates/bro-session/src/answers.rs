@@ -1,0 +1,143 @@
+//! Frames from the gateway, and those among them that answer us: RESPONSE, ERROR, REGISTER_ACK.
+
+use crate::calls::CallKey;
+use crate::conns::{ConnId, ConnState};
+use crate::event::{Origin, OwnedPayload, SessionEvent};
+use crate::session::Session;
+use bro_proto::error::{ErrorBody, ErrorCode};
+use bro_proto::limits::FRAME_PREFIX_BYTES;
+use bro_proto::time::Now;
+use bro_proto::v1::{Header, Kind, Payload, Status, decode, scan};
+use bytes::Bytes;
+use std::ops::Range;
+
+/// A frame whose header is read.
+pub(crate) struct Received<'a> {
+    pub(crate) header: Header<'a>,
+    body: &'a [u8],
+    /// What was read from the socket; `body` may be a part of it.
+    chunk: &'a Bytes,
+}
+
+impl<'a> Received<'a> {
+    pub(crate) fn body(&self) -> &'a [u8] {
+        self.body
+    }
+
+    /// A value of the frame, borrowed.
+    pub(crate) fn borrow(&self, span: &Range<usize>) -> Payload<'a> {
+        Payload { encoding: self.header.encoding, bytes: &self.body[span.clone()] }
+    }
+
+    /// A value of the frame to be kept: without copying when the frame lies whole in the chunk.
+    pub(crate) fn keep(&self, span: Option<&Range<usize>>) -> OwnedPayload {
+        let part = span.map_or(&[][..], |span| &self.body[span.clone()]);
+        let chunk = self.chunk.as_ptr_range();
+        let bytes = if chunk.start <= part.as_ptr() && part.as_ptr_range().end <= chunk.end {
+            self.chunk.slice_ref(part)
+        } else {
+            Bytes::copy_from_slice(part)
+        };
+        OwnedPayload { encoding: self.header.encoding, bytes }
+    }
+}
+
+impl Session {
+    /// Handles one frame. The connection may be gone afterwards.
+    pub(crate) fn handle_frame(&mut self, conn: ConnId, chunk: &Bytes, frame: &[u8], now: Now) {
+        let body = &frame[FRAME_PREFIX_BYTES..];
+        let header = match scan(body) {
+            Ok(header) => header,
+            Err(error) => {
+                let error = ErrorBody::new(error.code(), format!("from the gateway: {error}"));
+                return self.lose_broken(conn, error, now);
+            }
+        };
+        let received = Received { header, body, chunk };
+        match received.header.kind {
+            Kind::Response => self.handle_response(&received),
+            Kind::Call => self.handle_call(conn, &received, now),
+            Kind::Error => self.handle_error(conn, &received, now),
+            Kind::RegisterAck => self.handle_ack(conn, now),
+            Kind::Register | Kind::Heartbeat | Kind::Unknown => self.counters.unknown_frames += 1,
+        }
+    }
+
+    /// A RESPONSE. It counts on whichever connection of the pool it comes: gateways of the JavaScript library send all of them
+    /// to the first one.
+    fn handle_response(&mut self, received: &Received<'_>) {
+        let header = &received.header;
+        let Some(id) = &header.id else { return self.tell_invalid("RESPONSE without id") };
+        let Some(call) = CallKey::parse(&id.value).and_then(|key| self.calls.find(key)) else {
+            self.counters.late_answers += 1;
+            return;
+        };
+        match (header.status, &header.error) {
+            (Some(Status::Success), _) => {
+                self.end_call(call, Ok(received.keep(header.data.as_ref())), Origin::Service);
+            }
+            (Some(Status::Error), Some(span)) => {
+                let error = decode::error_body(received.borrow(span));
+                let origin = if is_the_gateways(&error) { Origin::Gateway } else { Origin::Service };
+                if origin == Origin::Gateway {
+                    self.tell(SessionEvent::GatewayError(error.clone()));
+                }
+                self.end_call(call, Err(error), origin);
+            }
+            (Some(Status::Error), None) => {
+                let error = ErrorBody::new(ErrorCode::ExecutionFailed, "the service answered with an unnamed error");
+                self.end_call(call, Err(error), Origin::Service);
+            }
+            (None, _) => {
+                let error = ErrorBody::new(ErrorCode::InvalidMessage, "the answer has no status");
+                self.end_call(call, Err(error), Origin::Service);
+            }
+        }
+    }
+
+    /// An ERROR: about one call, about the registration, or about the connection.
+    fn handle_error(&mut self, conn: ConnId, received: &Received<'_>, now: Now) {
+        let error = match &received.header.error {
+            Some(span) => decode::error_body(received.borrow(span)),
+            None => ErrorBody::new(ErrorCode::InvalidMessage, "the gateway sent an ERROR that does not say which"),
+        };
+        self.tell(SessionEvent::GatewayError(error.clone()));
+        if let Some(id) = &received.header.id {
+            match CallKey::parse(&id.value).and_then(|key| self.calls.find(key)) {
+                Some(call) => self.end_call(call, Err(error), Origin::Gateway),
+                None => self.counters.late_answers += 1,
+            }
+            return;
+        }
+        let Some(open) = self.pool.open(conn) else { return };
+        if open.state == ConnState::Registering {
+            self.lose_broken(conn, error, now);
+        } else if open.updates_unanswered > 0 && error.code == Some(ErrorCode::DuplicateService) {
+            // A gateway of the JavaScript library takes a registration on a live connection for a second service.
+            self.updates_refused = true;
+            self.renew(conn, error, now);
+        }
+        // Any other error is followed by the end of the connection if the gateway means it.
+    }
+
+    pub(crate) fn tell_invalid(&mut self, what: &str) {
+        let error = ErrorBody::new(ErrorCode::InvalidMessage, format!("from the gateway: {what}"));
+        self.tell(SessionEvent::Error(error));
+    }
+}
+
+/// Whether a RESPONSE with this error was written by the gateway: see [`Origin`]. Errors of handlers bring a stack.
+fn is_the_gateways(error: &ErrorBody) -> bool {
+    error.stack.is_none()
+        && matches!(
+            error.code,
+            Some(
+                ErrorCode::ServiceNotFound
+                    | ErrorCode::DeadlineExceeded
+                    | ErrorCode::MaxDepthExceeded
+                    | ErrorCode::ConnectionLost
+                    | ErrorCode::ResourceExhausted
+                    | ErrorCode::NotRegistered
+            )
+        )
+}

@@ -1,0 +1,221 @@
+//! Calls that wait for their answer, and the ids that find them.
+//!
+//! On the wire a call is named as the JavaScript library does it, `req-<milliseconds>-<6 base36 digits>`. The six digits hold
+//! the slot and the low bits of its generation, so an answer finds its call by an array lookup; then the whole id is
+//! compared. No two calls of a session have the same id: see [`CallTable::insert`].
+
+use crate::conns::ConnId;
+use crate::slots::Slots;
+use bro_proto::id::{id_tail, write_id};
+use bro_proto::limits::{IN_FLIGHT_MAX, IN_FLIGHT_PER_PEER_MAX};
+use bro_proto::rng::Rng;
+use bro_proto::timer::TimerId;
+use std::fmt;
+
+const SLOT_BITS: u32 = 20;
+const GENERATION_BITS: u32 = 11;
+const GENERATION_MASK: u32 = (1 << GENERATION_BITS) - 1;
+const PREFIX: &str = "req";
+/// Digits of the tail and the dash before them.
+const TAIL_LEN: usize = 7;
+
+const _: () = {
+    assert!(IN_FLIGHT_MAX <= 1 << SLOT_BITS, "every slot has a number in the id");
+    assert!(1_u64 << (SLOT_BITS + GENERATION_BITS) <= 36_u64.pow(6), "slot and generation fit six digits");
+};
+
+/// Names a call that was accepted. Ids of ended calls are recognised and ignored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CallId {
+    /// Below the most calls that were ever in flight at once: drivers may use it as an index.
+    pub slot: u32,
+    /// Counts the calls that used the slot.
+    pub generation: u32,
+}
+
+/// The id of a call as it stands on the wire; `Display` writes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CallKey {
+    ms: u64,
+    tail: u32,
+}
+
+impl CallKey {
+    /// Reads an id; `None` when this session cannot have written it.
+    pub(crate) fn parse(id: &str) -> Option<CallKey> {
+        let tail = u32::try_from(id_tail(id)?).ok()?;
+        let head = id.get(..id.len().checked_sub(TAIL_LEN)?)?;
+        let ms = head.strip_prefix(PREFIX)?.strip_prefix('-')?;
+        let is_plain = !ms.starts_with('+') && (ms == "0" || !ms.starts_with('0'));
+        if !is_plain || id.as_bytes()[head.len()] != b'-' {
+            return None;
+        }
+        Some(CallKey { ms: ms.parse().ok()?, tail })
+    }
+
+    pub(crate) fn write(self, out: &mut String) {
+        write_id(out, PREFIX, self.ms, u64::from(self.tail));
+    }
+
+    fn new(ms: u64, id: CallId) -> CallKey {
+        CallKey { ms, tail: id.slot << GENERATION_BITS | id.generation & GENERATION_MASK }
+    }
+
+    fn slot(self) -> u32 {
+        self.tail >> GENERATION_BITS
+    }
+}
+
+impl fmt::Display for CallKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut id = String::new();
+        self.write(&mut id);
+        f.write_str(&id)
+    }
+}
+
+/// A call that waits for its answer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pending {
+    /// The connection it went out on.
+    pub(crate) conn: ConnId,
+    /// Fires when it has waited long enough. `None` only while the call is being made.
+    pub(crate) timer: Option<TimerId>,
+    /// What it was allowed to take, in milliseconds.
+    pub(crate) timeout_ms: u64,
+    ms: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct CallTable {
+    slots: Slots<Pending>,
+    /// The milliseconds that the next id carries are at least these. Never goes back.
+    id_ms: u64,
+    trims_seen: u32,
+    len_max: usize,
+}
+
+impl CallTable {
+    pub(crate) fn new(pool_size: u32, rng: &mut Rng) -> Self {
+        // Sessions that start in the same millisecond begin with different ids.
+        let first_generation = u32::try_from(rng.below(1 << GENERATION_BITS)).expect("11 bits fit");
+        let len_max = (IN_FLIGHT_PER_PEER_MAX * pool_size as usize).min(IN_FLIGHT_MAX);
+        Self { slots: Slots::new(first_generation), id_ms: 0, trims_seen: 0, len_max }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.slots.len() >= self.len_max
+    }
+
+    pub(crate) fn len_max(&self) -> usize {
+        self.len_max
+    }
+
+    /// Takes a slot. The id is new: between two calls whose slot and generation bits are equal, the generation has
+    /// passed a multiple of 2^11 or the slots were given back, and both move `id_ms` on, whatever the clock does.
+    pub(crate) fn insert(&mut self, conn: ConnId, timeout_ms: u64, wall_ms: u64) -> (CallId, CallKey) {
+        let (slot, generation) = self.slots.insert(Pending { conn, timer: None, timeout_ms, ms: 0 });
+        self.id_ms = self.id_ms.max(wall_ms);
+        if generation & GENERATION_MASK == 0 || self.slots.trims() != self.trims_seen {
+            self.trims_seen = self.slots.trims();
+            self.id_ms += 1;
+        }
+        let id = CallId { slot, generation };
+        self.slots.get_mut(slot, generation).expect("just inserted").ms = self.id_ms;
+        (id, CallKey::new(self.id_ms, id))
+    }
+
+    pub(crate) fn set_timer(&mut self, id: CallId, timer: TimerId) {
+        if let Some(pending) = self.slots.get_mut(id.slot, id.generation) {
+            pending.timer = Some(timer);
+        }
+    }
+
+    /// Ends a call: the only way out of the table.
+    pub(crate) fn remove(&mut self, id: CallId) -> Option<(CallKey, Pending)> {
+        let pending = self.slots.remove(id.slot, id.generation)?;
+        Some((CallKey::new(pending.ms, id), pending))
+    }
+
+    /// The call with this id on the wire, if it still waits.
+    pub(crate) fn find(&self, key: CallKey) -> Option<CallId> {
+        let slot = key.slot();
+        let (generation, pending) = self.slots.at(slot)?;
+        let id = CallId { slot, generation };
+        (CallKey::new(pending.ms, id) == key).then_some(id)
+    }
+
+    /// The calls that went out on `conn`, or all.
+    pub(crate) fn select(&self, conn: Option<ConnId>) -> Vec<CallId> {
+        let found = self.slots.select(|pending| conn.is_none_or(|conn| pending.conn == conn));
+        found.into_iter().map(|(slot, generation)| CallId { slot, generation }).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn ids_on_the_wire_find_their_call_and_nothing_else() {
+        let mut calls = CallTable::new(1, &mut Rng::new(3));
+        let conn = ConnId::default();
+        let (id, key) = calls.insert(conn, 10, 1_699_005_123_456);
+        let text = key.to_string();
+        assert!(text.starts_with("req-16990051234") && text.len() == 24, "{text}");
+        assert_eq!(CallKey::parse(&text), Some(key));
+        assert_eq!(calls.find(key), Some(id));
+        for wrong in [
+            "",
+            "req-",
+            "000000",
+            "-000000",
+            "req-000000",
+            "req-1-00000",
+            "req-+1-000000",
+            "req-01-000000",
+            "req--1-000000",
+            "rep-1-000000",
+            "req-1_000000",
+            "req-1-00000Z",
+            "req-99999999999999999999-000000",
+            "req-1-zzzzzz",
+            "réq-1-000000",
+            "req-1é000000",
+        ] {
+            assert_eq!(CallKey::parse(wrong).and_then(|key| calls.find(key)), None, "{wrong}");
+        }
+        assert!(calls.remove(id).is_some());
+        assert_eq!(calls.find(key), None);
+        assert!(calls.remove(id).is_none());
+    }
+
+    #[test]
+    fn no_id_comes_twice_even_with_a_clock_that_stands_or_goes_back() {
+        let mut calls = CallTable::new(1, &mut Rng::new(9));
+        let conn = ConnId::default();
+        let mut seen = HashSet::new();
+        let mut wall_ms = 1_000_000;
+        for round in 0..30_u64 {
+            let burst = if round % 5 == 0 { 1500 } else { 1 };
+            for _ in 0..6000 / burst {
+                let ids: Vec<CallId> = (0..burst)
+                    .map(|_| {
+                        let (id, key) = calls.insert(conn, 10, wall_ms);
+                        assert!(seen.insert(key), "{key} again");
+                        id
+                    })
+                    .collect();
+                for id in ids {
+                    calls.remove(id);
+                }
+            }
+            wall_ms -= round % 3;
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! What a session tells its driver.
+
+use crate::calls::{CallId, CallKey};
+use crate::conns::ConnId;
+use crate::requests::RequestId;
+use bro_proto::context::CallContext;
+use bro_proto::error::{ErrorBody, ErrorCode};
+use bro_proto::v1::{Encoding, Payload};
+use bytes::Bytes;
+
+/// What the driver has to do, in the order in which it comes.
+#[derive(Debug)]
+pub enum Output {
+    /// Open a connection to the gateway; then call `handle_connected` or `handle_connect_failed`.
+    Connect(ConnId),
+    /// Write `unsent` if there is any (it follows what was already taken from the outbound queue; a bounded wait
+    /// is enough), then close the connection, or give up opening it. The session has already forgotten it.
+    Close {
+        /// Which connection.
+        conn: ConnId,
+        /// The rest of its outbound queue.
+        unsent: Vec<u8>,
+    },
+    /// Something to tell the user, or work for a handler.
+    Event(SessionEvent),
+}
+
+/// What happened. Results of commands that fail at once are returned by the command and never come as an event.
+#[derive(Debug)]
+pub enum SessionEvent {
+    /// The client can make calls: after `connect`, when every connection of the pool is registered; after all were
+    /// lost, when the first one is back. Always followed by [`SessionEvent::Registered`].
+    Connected,
+    /// The gateway has acknowledged. A waiting `connect` has succeeded.
+    Registered,
+    /// `connect` was called while connected: it has succeeded, and nothing changed.
+    AlreadyConnected,
+    /// A waiting `connect` has failed.
+    ConnectFailed(ErrorBody),
+    /// The last registered connection is gone. Without `auto_reconnect`, or after `disconnect`, this is final until
+    /// `connect` is called again.
+    Disconnected {
+        /// For people.
+        reason: String,
+    },
+    /// A connection could not be made or was lost and will be made again.
+    Reconnecting {
+        /// Which attempt the next one is, counted from 1.
+        attempt: u32,
+        /// When it starts, in milliseconds from now.
+        delay_ms: u64,
+        /// Why it is needed.
+        error: ErrorBody,
+    },
+    /// Another service calls a method of this one: answer it with `respond`.
+    Request(Box<Request>),
+    /// A request needs no answer any more; `respond` would do nothing. Its caller has been answered where that
+    /// was possible.
+    RequestExpired {
+        /// Which request.
+        id: RequestId,
+        /// `TIMEOUT` (its deadline passed), `CONNECTION_LOST`, or `SHUTTING_DOWN` (this client disconnects).
+        reason: ErrorCode,
+    },
+    /// A call has ended. Comes exactly once for each call that was accepted and not cancelled.
+    CallDone {
+        /// Which call.
+        id: CallId,
+        /// Its id on the wire.
+        request_id: CallKey,
+        /// The result, or why there is none.
+        outcome: Result<OwnedPayload, ErrorBody>,
+        /// Who ended it.
+        origin: Origin,
+    },
+    /// The gateway sent an error. When it is about a call, that call has ended as well.
+    GatewayError(ErrorBody),
+    /// Something went wrong that no command and no call is told about otherwise.
+    Error(ErrorBody),
+}
+
+/// Who ended a call.
+///
+/// v1 does not say whether a RESPONSE was written by the gateway or by the service, so errors in a RESPONSE are told
+/// apart by their code: those that only a gateway has reason to use count as the gateway's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// This session: timeout, lost connection, disconnect.
+    Local,
+    /// The gateway.
+    Gateway,
+    /// The service that was called.
+    Service,
+}
+
+/// A call of another service, to be worked on.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// For `respond`.
+    pub id: RequestId,
+    /// The caller's id for the call.
+    pub request_id: String,
+    /// The calling service.
+    pub from: String,
+    /// The method; it was registered when the call came.
+    pub method: String,
+    /// The parameters; empty bytes when the caller sent none.
+    pub params: OwnedPayload,
+    /// Where the call comes from. Nested calls extend it: pass it as their `parent`.
+    pub context: CallContext,
+}
+
+/// A value in one of the two encodings, not parsed. Usually a slice of the chunk it was read from, which stays in
+/// memory as long as the slice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnedPayload {
+    /// How `bytes` are encoded.
+    pub encoding: Encoding,
+    /// The encoded value; empty means absent.
+    pub bytes: Bytes,
+}
+
+impl OwnedPayload {
+    /// The value, borrowed.
+    pub fn as_payload(&self) -> Payload<'_> {
+        Payload { encoding: self.encoding, bytes: &self.bytes }
+    }
+}
+
+/// What `status` tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionStatus {
+    /// Whether calls can be made.
+    pub connected: bool,
+    /// Connections that are registered.
+    pub connections_registered: usize,
+    /// Calls that wait for their answer.
+    pub pending_calls: usize,
+    /// Calls of others that are being worked on.
+    pub requests_in_work: usize,
+    /// Methods that are registered.
+    pub methods: usize,
+    /// Bytes that wait to be written, over all connections.
+    pub outbound_bytes: usize,
+}
+
+/// Totals since the session began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Calls accepted.
+    pub calls: u64,
+    /// Answers to calls that had already ended: too late, cancelled, or never made.
+    pub late_answers: u64,
+    /// Requests handed to the driver.
+    pub requests: u64,
+    /// Requests that the session answered with an error by itself.
+    pub requests_refused: u64,
+    /// Frames of a type that a client does not know.
+    pub unknown_frames: u64,
+    /// Registrations acknowledged.
+    pub registrations: u64,
+    /// Connections that were lost after they were registered.
+    pub connections_lost: u64,
+}
