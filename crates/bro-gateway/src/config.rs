@@ -1,0 +1,44 @@
+//! Options of a gateway.
+
+use bro_proto::limits;
+use bro_router::RouterConfig;
+use std::path::PathBuf;
+
+/// Where a gateway listens when nobody says otherwise.
+pub const DEFAULT_SOCKET_PATH: &str = "/tmp/bro-gateway.sock";
+
+/// Options of a [`crate::Gateway`].
+#[derive(Clone, Debug)]
+pub struct GatewayConfig {
+    /// The socket file. Missing directories on the way are made, open to this user only; existing ones stay as they are.
+    /// Default [`DEFAULT_SOCKET_PATH`].
+    pub socket_path: PathBuf,
+    /// Permission bits of the socket file: who may write to it may connect. Default `0o600`, this user only.
+    pub mode: u32,
+    /// How calls are routed, and within which limits.
+    pub router: RouterConfig,
+    /// Log every routed call at `debug`, even if no subscriber had asked for that when the gateway started.
+    pub debug: bool,
+    /// How long [`crate::Gateway::stop`] and [`crate::Gateway::drain`] let calls in flight finish, in milliseconds.
+    /// Default [`limits::DRAIN_TIMEOUT_MS`].
+    pub drain_timeout_ms: u64,
+}
+
+impl GatewayConfig {
+    /// The defaults, with this socket file.
+    pub fn new(socket_path: impl Into<PathBuf>) -> Self {
+        Self {
+            socket_path: socket_path.into(),
+            mode: 0o600,
+            router: RouterConfig::default(),
+            debug: false,
+            drain_timeout_ms: limits::DRAIN_TIMEOUT_MS,
+        }
+    }
+}
+
+impl Default for GatewayConfig {
+    fn default() -> Self {
+        Self::new(DEFAULT_SOCKET_PATH)
+    }
+}

@@ -1,0 +1,290 @@
+//! The connections, and the router's outputs applied to them.
+
+use crate::inbox::Arrived;
+use crate::journal::Journal;
+use crate::outgoing::{Outgoing, Pending};
+use bro_proto::frame::Deframer;
+use bro_router::{CloseReason, Event, Outbox, Part, PeerId};
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::fd::OwnedFd;
+use rustix::io;
+
+/// One connection. Small, since thousands of them do nothing most of the time.
+struct Conn {
+    socket: OwnedFd,
+    generation: u32,
+    /// Holds memory only in the middle of a frame.
+    deframer: Deframer,
+    outgoing: Outgoing,
+    flags: Flags,
+}
+
+const _: () = assert!(size_of::<Option<Conn>>() <= 64, "an idle connection is one cache line");
+
+#[derive(Clone, Copy, Default)]
+struct Flags {
+    /// The router does not want to read from it.
+    is_paused: bool,
+    /// The socket was full: nothing is tried until the event loop says that it is not.
+    is_blocked: bool,
+    /// Events are asked for in these cases.
+    waits_readable: bool,
+    waits_writable: bool,
+    /// Nothing more can be written; what it sent is still read.
+    is_broken: bool,
+}
+
+/// A connection that the router has closed, until the end of the wakeup.
+pub(crate) struct Closed {
+    pub(crate) socket: OwnedFd,
+    pub(crate) outgoing: Outgoing,
+    pub(crate) reason: CloseReason,
+    /// The socket was full before.
+    is_blocked: bool,
+}
+
+/// All connections by the slot of their [`PeerId`].
+pub(crate) struct Conns {
+    epoll: OwnedFd,
+    slots: Vec<Option<Conn>>,
+    pub(crate) pending: Pending,
+    pub(crate) journal: Journal,
+    /// Peers that something was noted for, or whose socket is no longer full. An entry may be outdated.
+    dirty: Vec<PeerId>,
+    /// Bytes that sockets took, for the router.
+    written: Vec<(PeerId, usize)>,
+    /// Peers that can take no more: what they sent is read, then they are dropped.
+    broken: Vec<PeerId>,
+    /// Closed in this wakeup, with what is noted for them.
+    closed: Vec<Closed>,
+    /// Closed, and what was noted has been tried once.
+    finished: Vec<Closed>,
+}
+
+/// What the event loop knows a connection by.
+pub(crate) fn token_of(peer: PeerId) -> EventData {
+    EventData::new_u64(u64::from(peer.generation) << 32 | u64::from(peer.slot))
+}
+
+/// The reverse of [`token_of`].
+pub(crate) fn peer_of(token: u64) -> PeerId {
+    #[expect(clippy::cast_possible_truncation, reason = "the two halves of the token")]
+    PeerId { slot: token as u32, generation: (token >> 32) as u32 }
+}
+
+impl Conns {
+    pub(crate) fn new(epoll: OwnedFd, journal: Journal) -> Self {
+        Self {
+            epoll,
+            slots: Vec::new(),
+            pending: Pending::new(),
+            journal,
+            dirty: Vec::new(),
+            written: Vec::new(),
+            broken: Vec::new(),
+            closed: Vec::new(),
+            finished: Vec::new(),
+        }
+    }
+
+    pub(crate) fn epoll(&self) -> &OwnedFd {
+        &self.epoll
+    }
+
+    /// Adds a connection that the router has given an id.
+    pub(crate) fn insert(&mut self, peer: PeerId, socket: OwnedFd) -> io::Result<()> {
+        epoll::add(&self.epoll, &socket, token_of(peer), EventFlags::IN)?;
+        let slot = peer.slot as usize;
+        if self.slots.len() <= slot {
+            self.slots.resize_with(slot + 1, || None);
+        }
+        debug_assert!(self.slots[slot].is_none(), "the router gives a slot to one peer at a time");
+        self.slots[slot] = Some(Conn {
+            socket,
+            generation: peer.generation,
+            deframer: Deframer::new(),
+            outgoing: Outgoing::new(),
+            flags: Flags { waits_readable: true, ..Flags::default() },
+        });
+        Ok(())
+    }
+
+    /// Forgets a connection that has ended, and closes its socket.
+    pub(crate) fn remove(&mut self, peer: PeerId) {
+        if self.conn(peer).is_some() {
+            self.slots[peer.slot as usize] = None;
+        }
+    }
+
+    pub(crate) fn is_open(&self, peer: PeerId) -> bool {
+        self.slots.get(peer.slot as usize).is_some_and(|slot| slot.as_ref().is_some_and(|conn| conn.generation == peer.generation))
+    }
+
+    pub(crate) fn is_paused(&self, peer: PeerId) -> bool {
+        self.slots.get(peer.slot as usize).is_some_and(|slot| slot.as_ref().is_some_and(|conn| conn.flags.is_paused))
+    }
+
+    /// The deframer of a connection, which has to be given back by [`Conns::restore`], and its socket.
+    pub(crate) fn reading(&mut self, peer: PeerId) -> Option<(Deframer, &OwnedFd)> {
+        let conn = self.conn(peer)?;
+        Some((std::mem::take(&mut conn.deframer), &conn.socket))
+    }
+
+    /// The reverse of [`Conns::reading`]. False when the connection was closed in between.
+    pub(crate) fn restore(&mut self, peer: PeerId, deframer: Deframer) -> bool {
+        let Some(conn) = self.conn(peer) else { return false };
+        conn.deframer = deframer;
+        true
+    }
+
+    /// The socket can take more.
+    pub(crate) fn handle_writable(&mut self, peer: PeerId) {
+        if let Some(conn) = self.conn(peer) {
+            conn.flags.is_blocked = false;
+            self.dirty.push(peer);
+        }
+    }
+
+    /// The peer has hung up although it is not read from: what it sent before is read, then it is dropped.
+    pub(crate) fn note_broken(&mut self, peer: PeerId) {
+        if let Some(conn) = self.conn(peer)
+            && !conn.flags.is_broken
+        {
+            conn.flags.is_broken = true;
+            conn.outgoing.clear();
+            self.broken.push(peer);
+        }
+    }
+
+    /// Whether there is something to flush or to finish without waiting for an event.
+    pub(crate) fn has_work(&self) -> bool {
+        !(self.dirty.is_empty() && self.broken.is_empty() && self.closed.is_empty() && self.finished.is_empty())
+    }
+
+    /// Writes once to every peer that something is noted for. Afterwards nothing points at what arrived.
+    pub(crate) fn flush(&mut self, arrived: Arrived<'_>) {
+        for peer in std::mem::take(&mut self.dirty) {
+            self.flush_one(peer, arrived);
+        }
+        for mut closed in self.closed.drain(..) {
+            if closed.is_blocked {
+                closed.outgoing.queue_noted(&self.pending, arrived);
+            } else if closed.outgoing.write(&closed.socket, &mut self.pending, arrived).is_broken {
+                closed.outgoing.clear();
+            }
+            self.finished.push(closed);
+        }
+        self.pending.recycle();
+    }
+
+    fn flush_one(&mut self, peer: PeerId, arrived: Arrived<'_>) {
+        let Some(conn) = self.slots.get_mut(peer.slot as usize).and_then(Option::as_mut) else { return };
+        if conn.generation != peer.generation {
+            return;
+        }
+        if conn.flags.is_broken {
+            conn.outgoing.clear();
+            return;
+        }
+        if conn.flags.is_blocked {
+            conn.outgoing.queue_noted(&self.pending, arrived);
+            return;
+        }
+        let written = conn.outgoing.write(&conn.socket, &mut self.pending, arrived);
+        if written.bytes > 0 {
+            self.written.push((peer, written.bytes));
+        }
+        if written.is_broken {
+            conn.flags.is_broken = true;
+            self.broken.push(peer);
+        }
+        conn.flags.is_blocked = conn.outgoing.is_queued();
+        update_interest(&self.epoll, peer, conn);
+    }
+
+    /// What [`Conns::flush`] has to tell the router.
+    pub(crate) fn take_written(&mut self) -> Vec<(PeerId, usize)> {
+        std::mem::take(&mut self.written)
+    }
+
+    /// Gives an emptied list back, so that it is not allocated again.
+    pub(crate) fn restore_written(&mut self, mut written: Vec<(PeerId, usize)>) {
+        written.clear();
+        if self.written.is_empty() {
+            self.written = written;
+        }
+    }
+
+    pub(crate) fn take_broken(&mut self) -> Vec<PeerId> {
+        std::mem::take(&mut self.broken)
+    }
+
+    /// Connections that the router closed before the last [`Conns::flush`].
+    pub(crate) fn take_finished(&mut self) -> Vec<Closed> {
+        std::mem::take(&mut self.finished)
+    }
+
+    /// A connection that never became one: told why, and closed like the others.
+    pub(crate) fn reject(&mut self, socket: OwnedFd, frame: &[u8]) {
+        let mut outgoing = Outgoing::new();
+        outgoing.queue_bytes(frame);
+        self.closed.push(Closed { socket, outgoing, reason: CloseReason::Refused, is_blocked: false });
+    }
+
+    fn conn(&mut self, peer: PeerId) -> Option<&mut Conn> {
+        self.slots.get_mut(peer.slot as usize)?.as_mut().filter(|conn| conn.generation == peer.generation)
+    }
+
+    fn set_paused(&mut self, peer: PeerId, is_paused: bool) {
+        if let Some(conn) = self.slots.get_mut(peer.slot as usize).and_then(Option::as_mut)
+            && conn.generation == peer.generation
+        {
+            conn.flags.is_paused = is_paused;
+            update_interest(&self.epoll, peer, conn);
+        }
+    }
+}
+
+/// Asks for the events that matter now. Most of the time nothing changes.
+fn update_interest(epoll: &OwnedFd, peer: PeerId, conn: &mut Conn) {
+    let (readable, writable) = (!conn.flags.is_paused, conn.flags.is_blocked);
+    if (conn.flags.waits_readable, conn.flags.waits_writable) == (readable, writable) {
+        return;
+    }
+    let mut wanted = EventFlags::empty();
+    wanted.set(EventFlags::IN, readable);
+    wanted.set(EventFlags::OUT, writable);
+    // Changing a registration needs no memory: it fails only for a descriptor that is not registered, a defect of ours.
+    epoll::modify(epoll, &conn.socket, token_of(peer), wanted).expect("an open connection is registered");
+    conn.flags.waits_readable = readable;
+    conn.flags.waits_writable = writable;
+}
+
+impl Outbox for Conns {
+    fn send(&mut self, peer: PeerId, parts: &[Part<'_>]) {
+        let Some(conn) = self.slots.get_mut(peer.slot as usize).and_then(Option::as_mut) else { return };
+        if conn.generation == peer.generation && conn.outgoing.note(parts, &mut self.pending) {
+            self.dirty.push(peer);
+        }
+    }
+
+    fn close(&mut self, peer: PeerId, reason: CloseReason) {
+        let Some(slot) = self.slots.get_mut(peer.slot as usize) else { return };
+        if let Some(conn) = slot.take_if(|conn| conn.generation == peer.generation) {
+            let Conn { socket, outgoing, flags, .. } = conn;
+            self.closed.push(Closed { socket, outgoing, reason, is_blocked: flags.is_blocked });
+        }
+    }
+
+    fn pause(&mut self, peer: PeerId) {
+        self.set_paused(peer, true);
+    }
+
+    fn resume(&mut self, peer: PeerId) {
+        self.set_paused(peer, false);
+    }
+
+    fn event(&mut self, event: Event<'_>) {
+        self.journal.record(&event);
+    }
+}

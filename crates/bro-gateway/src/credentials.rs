@@ -1,0 +1,53 @@
+//! Who is at the other end of a connection, as the kernel knows it.
+
+use bro_router::PeerIdentity;
+use std::mem;
+use std::os::fd::{AsFd, AsRawFd};
+
+/// The credentials that the peer had when it connected; all unknown when the kernel does not tell.
+///
+/// `rustix` has this call too, but its process id cannot be zero, and zero is what the kernel reports for a peer of
+/// another pid namespace (a socket shared between containers). Hence the plain system call.
+pub(crate) fn peer_identity(socket: impl AsFd) -> PeerIdentity {
+    let mut credentials = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut bytes = mem::size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: the descriptor is open for the duration of the borrow; the kernel writes at most `bytes` bytes to
+    // `credentials`, which is that large, valid for writes, and made of integers for which every value is valid.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut credentials).cast(),
+            &raw mut bytes,
+        )
+    };
+    if result != 0 || bytes as usize != mem::size_of::<libc::ucred>() {
+        return PeerIdentity::default();
+    }
+    PeerIdentity {
+        pid: u32::try_from(credentials.pid).ok().filter(|pid| *pid != 0),
+        uid: Some(credentials.uid),
+        gid: Some(credentials.gid),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn a_socket_pair_names_this_process() {
+        let (a, _b) = UnixStream::pair().unwrap();
+        let identity = peer_identity(&a);
+        assert_eq!(identity.pid, Some(std::process::id()));
+        assert!(identity.uid.is_some() && identity.gid.is_some());
+    }
+
+    #[test]
+    fn what_is_not_a_socket_has_no_identity() {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        assert_eq!(peer_identity(&file).uid, None);
+    }
+}

@@ -1,0 +1,494 @@
+//! The gateway's thread: wait, read, route, write.
+//!
+//! One wakeup: every ready connection is read from once, every whole frame is given to the router, and what the router sends
+//! is noted. Then each destination is written to once, straight from where the bytes arrived. Only what a socket does not take
+//! is copied. Level-triggered events: what is left unread is reported again.
+
+use crate::conns::{Conns, peer_of};
+use crate::credentials::peer_identity;
+use crate::event::GatewayEvent;
+use crate::gateway::{Command, Shared, Status};
+use crate::inbox::{Arrived, Buffers, DIRECT_READ_BYTES_MIN, Place, read_budget};
+use crate::journal::Journal;
+use crate::linger::{Lingering, cut_off};
+use crate::socket_file::SocketFile;
+use bro_proto::frame::Cut;
+use bro_proto::v1::Encoding;
+use bro_proto::v1::encode::encode_error;
+use bro_proto::{ErrorBody, Now, limits};
+use bro_router::{CloseReason, PeerId, Router};
+use bytes::Bytes;
+use rustix::buffer::spare_capacity;
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::fd::OwnedFd;
+use rustix::io::{self, Errno};
+use rustix::net::{SocketFlags, accept_with};
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// Most events taken in one wakeup. With the read budget it bounds what a wakeup holds.
+const EVENTS_PER_WAKEUP: usize = 128;
+/// Most connections accepted in one wakeup: those that are already there must not wait long.
+const ACCEPTS_PER_WAKEUP: usize = 64;
+/// Times that a peer which has hung up is read from: more than its socket holds.
+const LAST_READS_MAX: usize = 16;
+
+/// No peer has this slot: such tokens are the driver's own, told apart by their generation.
+const OWN_SLOT: u32 = u32::MAX;
+const OWN_LISTENER: u32 = 0;
+const OWN_WAKE: u32 = 1;
+/// From here on: the entries of [`Lingering`].
+const OWN_LINGER: u32 = 2;
+
+/// The socket that new connections come from.
+pub(crate) struct Listener {
+    /// Dropped before the socket is closed, as it has to be.
+    pub(crate) file: SocketFile,
+    pub(crate) socket: OwnedFd,
+}
+
+/// Everything that the gateway's thread owns.
+pub(crate) struct Driver {
+    router: Router,
+    conns: Conns,
+    buffers: Buffers,
+    /// Frames of this wakeup that came in pieces.
+    frames: Vec<Bytes>,
+    lingering: Lingering,
+    /// Gone as soon as the gateway stops.
+    listener: Option<Listener>,
+    /// Until when no connection is accepted, after the system refused one.
+    accept_again_us: Option<u64>,
+    commands: Receiver<Command>,
+    shared: Arc<Shared>,
+    drain_timeout_ms: u64,
+    clock: Clock,
+    now: Now,
+    /// Connections that can be read from in this wakeup.
+    readable: Vec<PeerId>,
+    is_woken: bool,
+    is_accepting: bool,
+    /// Set when the gateway is stopping: when it ends at the latest.
+    ends_at_us: Option<u64>,
+}
+
+/// What came of reading from a connection.
+#[derive(PartialEq, Eq)]
+enum Read {
+    /// Something, and there may be more.
+    Some,
+    /// Nothing, for now.
+    Empty,
+    /// The connection is closed.
+    Ended,
+}
+
+impl Driver {
+    pub(crate) fn new(
+        epoll: OwnedFd,
+        listener: Listener,
+        commands: Receiver<Command>,
+        shared: Arc<Shared>,
+        journal: Journal,
+        new_router: impl FnOnce(Now) -> Router,
+        drain_timeout_ms: u64,
+    ) -> io::Result<Driver> {
+        epoll::add(&epoll, &listener.socket, own_token(OWN_LISTENER), EventFlags::IN)?;
+        epoll::add(&epoll, &shared.wake, own_token(OWN_WAKE), EventFlags::IN)?;
+        let clock = Clock { start: Instant::now() };
+        let now = clock.now();
+        let mut router = new_router(now);
+        router.set_events(journal.mask());
+        router.set_gateway_info(std::process::id(), &shared.socket_path.to_string_lossy());
+        Ok(Driver {
+            router,
+            conns: Conns::new(epoll, journal),
+            buffers: Buffers::new(),
+            frames: Vec::new(),
+            lingering: Lingering::new(),
+            listener: Some(listener),
+            accept_again_us: None,
+            commands,
+            shared,
+            drain_timeout_ms,
+            clock,
+            now,
+            readable: Vec::new(),
+            is_woken: false,
+            is_accepting: false,
+            ends_at_us: None,
+        })
+    }
+
+    /// Serves until told to stop. An error is the operating system's.
+    pub(crate) fn run(&mut self) -> io::Result<()> {
+        let socket_path = self.shared.socket_path.clone();
+        tracing::info!(socket = %socket_path.display(), "gateway started");
+        self.conns.journal.record_own(GatewayEvent::Started { socket_path });
+        self.conns.journal.deliver();
+        let mut events = Vec::with_capacity(EVENTS_PER_WAKEUP);
+        loop {
+            self.wait(&mut events)?;
+            self.read_ready();
+            if std::mem::take(&mut self.is_woken) {
+                self.carry_out_commands();
+            }
+            if self.router.wakeup_ms().is_some_and(|at| at <= self.now.mono_ms()) {
+                self.router.handle_time(self.now, &mut self.conns);
+            }
+            self.accept();
+            self.flush();
+            self.read_broken();
+            self.finish_closed();
+            self.lingering.handle_time(self.now.mono_us);
+            if self.router.is_drained() && self.ends_at_us.is_none() {
+                self.begin_stop();
+            }
+            self.conns.journal.deliver();
+            if let Some(at) = self.ends_at_us
+                && (self.lingering.is_empty() || at <= self.now.mono_us)
+            {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The last words, also after an error. Whoever is still connected is cut off when the driver is dropped.
+    pub(crate) fn end(&mut self) {
+        self.remove_listener();
+        self.conns.journal.record_own(GatewayEvent::Stopped);
+        self.conns.journal.deliver();
+        tracing::info!("gateway stopped");
+    }
+
+    /// Like [`Driver::end`], when the event sink itself may have failed.
+    pub(crate) fn end_without_sink(&mut self) {
+        self.conns.journal.drop_sink();
+        self.end();
+    }
+
+    fn wait(&mut self, events: &mut Vec<epoll::Event>) -> io::Result<()> {
+        let timeout = self.wait_ms().map(|ms| Timespec {
+            tv_sec: i64::try_from(ms / 1000).unwrap_or(i64::MAX),
+            tv_nsec: i64::try_from(ms % 1000 * 1_000_000).expect("below a second"),
+        });
+        events.clear();
+        match epoll::wait(self.conns.epoll(), spare_capacity(events), timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+        self.now = self.clock.now();
+        self.conns.journal.set_now(self.now.mono_us);
+        self.readable.clear();
+        for event in events.iter() {
+            let (flags, peer) = (event.flags, peer_of(event.data.u64()));
+            match (peer.slot, peer.generation) {
+                (OWN_SLOT, OWN_LISTENER) => self.is_accepting = true,
+                (OWN_SLOT, OWN_WAKE) => self.is_woken = true,
+                (OWN_SLOT, linger) => {
+                    let index = (linger - OWN_LINGER) as usize;
+                    self.lingering.handle_ready(self.conns.epoll(), index, own_token(linger));
+                }
+                _ => self.note_ready(peer, flags),
+            }
+        }
+        Ok(())
+    }
+
+    fn note_ready(&mut self, peer: PeerId, flags: EventFlags) {
+        if flags.contains(EventFlags::OUT) {
+            self.conns.handle_writable(peer);
+        }
+        if !flags.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR) {
+            return;
+        }
+        if self.conns.is_paused(peer) {
+            // Reported although it was not asked for, so it would be reported for ever.
+            if flags.intersects(EventFlags::HUP | EventFlags::ERR) {
+                self.conns.note_broken(peer);
+            }
+        } else {
+            self.readable.push(peer);
+        }
+    }
+
+    /// How long nothing is to be done, rounded up; `None` is for ever.
+    fn wait_ms(&self) -> Option<u64> {
+        if self.conns.has_work() {
+            return Some(0);
+        }
+        let router_us = self.router.wakeup_ms().map(|at| at.saturating_mul(1000));
+        let next_us = [router_us, self.accept_again_us, self.lingering.wakeup_us(), self.ends_at_us];
+        let at_us = next_us.into_iter().flatten().min()?;
+        Some(at_us.saturating_sub(self.clock.now().mono_us).div_ceil(1000))
+    }
+
+    fn read_ready(&mut self) {
+        let budget = read_budget(self.readable.len());
+        for peer in std::mem::take(&mut self.readable) {
+            self.read(peer, budget);
+        }
+    }
+
+    /// Reads once from a connection, and routes every frame that is whole.
+    fn read(&mut self, peer: PeerId, budget: usize) -> Read {
+        let Some((mut deframer, socket)) = self.conns.reading(peer) else { return Read::Ended };
+        let result = match deframer.room(DIRECT_READ_BYTES_MIN) {
+            Some(room) => io::read(socket, spare_capacity(room)).map(|count| (count, 0, 0..0)),
+            None => self.buffers.read(socket, budget).map(|(buffer, range)| (range.len(), buffer, range)),
+        };
+        let (buffer, range) = match result {
+            Ok((1.., buffer, range)) => (buffer, range),
+            Err(Errno::AGAIN | Errno::INTR) => {
+                self.conns.restore(peer, deframer);
+                return Read::Empty;
+            }
+            Ok(_) | Err(_) => {
+                self.disconnect(peer);
+                return Read::Ended;
+            }
+        };
+        let chunk_at = range.start;
+        let chunk = self.buffers.bytes(buffer, range);
+        let mut cuts = deframer.start(chunk, self.shared.frame_bytes_max);
+        loop {
+            let cut = match cuts.next_cut() {
+                Ok(Some(cut)) => cut,
+                Ok(None) => break,
+                Err(error) => {
+                    self.router.handle_frame_error(peer, error, self.now, &mut self.conns);
+                    break;
+                }
+            };
+            let (place, start, frame) = match cut {
+                Cut::Whole(frame) => {
+                    let start = chunk_at + (frame.as_ptr() as usize - chunk.as_ptr() as usize);
+                    (Place::Buffer(buffer), start, frame)
+                }
+                Cut::Assembled(frame) => {
+                    self.frames.push(Bytes::from(frame));
+                    let index = self.frames.len() - 1;
+                    (Place::Frame(u32::try_from(index).expect("few frames a wakeup")), 0, &self.frames[index][..])
+                }
+            };
+            self.conns.pending.begin_frame(place, start, frame);
+            self.router.handle_frame(peer, frame, self.now, &mut self.conns);
+            self.conns.pending.end_frame();
+            if !self.conns.is_open(peer) {
+                break;
+            }
+            if self.conns.pending.is_large() {
+                self.conns.flush(Arrived { buffers: &self.buffers, frames: &self.frames });
+                report_written(&mut self.router, &mut self.conns, self.now);
+            }
+        }
+        drop(cuts);
+        let is_mid_frame = deframer.is_mid_frame();
+        if !self.conns.restore(peer, deframer) {
+            return Read::Ended;
+        }
+        self.router.handle_partial(peer, is_mid_frame, self.now);
+        Read::Some
+    }
+
+    /// The peer has ended the connection.
+    fn disconnect(&mut self, peer: PeerId) {
+        if self.conns.is_open(peer) {
+            self.router.handle_disconnect(peer, self.now, &mut self.conns);
+            self.conns.remove(peer);
+        }
+    }
+
+    /// Peers to which nothing can be written: what they sent before may contain answers, so it is read to the end.
+    fn read_broken(&mut self) {
+        for peer in self.conns.take_broken() {
+            for _ in 0..LAST_READS_MAX {
+                if self.read(peer, read_budget(1)) != Read::Some {
+                    break;
+                }
+            }
+            self.disconnect(peer);
+        }
+        if self.conns.has_work() {
+            self.flush(); // nothing may point at the buffers when they are used again
+        }
+    }
+
+    fn flush(&mut self) {
+        self.conns.flush(Arrived { buffers: &self.buffers, frames: &self.frames });
+        self.buffers.recycle();
+        self.frames.clear();
+        report_written(&mut self.router, &mut self.conns, self.now);
+    }
+
+    /// Connections that the router closed: what was queued has been tried once.
+    fn finish_closed(&mut self) {
+        for closed in self.conns.take_finished() {
+            let wants_linger = match closed.reason {
+                CloseReason::SlowReader => false, // it had its time
+                CloseReason::Stopping => closed.outgoing.is_queued(),
+                _ => true,
+            };
+            if !wants_linger {
+                cut_off(&closed.socket);
+                continue;
+            }
+            let until_us = self.ends_at_us.unwrap_or(self.now.mono_us + limits::LINGER_MS * 1000);
+            let token_of = |index| own_token(OWN_LINGER + u32::try_from(index).expect("bounded by LINGERING_MAX"));
+            self.lingering.add(self.conns.epoll(), closed.socket, closed.outgoing, until_us, token_of);
+        }
+    }
+
+    fn accept(&mut self) {
+        if let Some(again_us) = self.accept_again_us {
+            if self.now.mono_us < again_us {
+                return;
+            }
+            self.accept_again_us = None;
+            self.watch_listener(EventFlags::IN);
+            self.is_accepting = true;
+        }
+        if !std::mem::take(&mut self.is_accepting) {
+            return;
+        }
+        let Some(listener) = &self.listener else { return };
+        for _ in 0..ACCEPTS_PER_WAKEUP {
+            match accept_with(&listener.socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+                Ok(socket) => {
+                    let identity = peer_identity(&socket);
+                    match self.router.handle_connect(identity, self.now, &mut self.conns) {
+                        Ok(peer) => {
+                            if let Err(error) = self.conns.insert(peer, socket) {
+                                self.router.handle_disconnect(peer, self.now, &mut self.conns);
+                                let message = format!("a connection was accepted and could not be served: {error}");
+                                self.conns.journal.record_own(GatewayEvent::SocketError { message });
+                            }
+                        }
+                        Err(refusal) => self.conns.reject(socket, &refusal_frame(&refusal, self.now)),
+                    }
+                }
+                Err(Errno::AGAIN) => return,
+                Err(Errno::INTR | Errno::CONNABORTED | Errno::PROTO) => {}
+                Err(error) => {
+                    // Out of descriptors or memory. The backlog stays readable, so waiting for it would be spinning.
+                    self.accept_again_us = Some(self.now.mono_us + limits::ACCEPT_BACKOFF_MS * 1000);
+                    self.watch_listener(EventFlags::empty());
+                    let message = format!(
+                        "cannot accept connections: {error}; {} are open; trying again in {} ms",
+                        self.router.peers_len(),
+                        limits::ACCEPT_BACKOFF_MS
+                    );
+                    self.conns.journal.record_own(GatewayEvent::SocketError { message });
+                    return;
+                }
+            }
+        }
+    }
+
+    fn watch_listener(&self, flags: EventFlags) {
+        if let Some(listener) = &self.listener {
+            epoll::modify(self.conns.epoll(), &listener.socket, own_token(OWN_LISTENER), flags)
+                .expect("the listener is registered as long as it is there");
+        }
+    }
+
+    fn carry_out_commands(&mut self) {
+        let mut count = [0; 8];
+        let _ = io::read(&self.shared.wake, &mut count[..]); // resets it; the commands are counted by the queue
+        while let Ok(command) = self.commands.try_recv() {
+            match command {
+                Command::SetEvents(mask) => {
+                    self.conns.journal.set_wanted(mask);
+                    self.router.set_events(self.conns.journal.mask());
+                }
+                // Who asked may have stopped waiting for the answer: none of them is owed anything.
+                Command::Status(reply) => drop(reply.try_send(self.status())),
+                Command::Service(name, reply) => drop(reply.try_send(self.router.service(&name))),
+                Command::Services(reply) => {
+                    let names = self.router.service_names();
+                    let views = names.iter().filter_map(|name| self.router.service(name)).collect();
+                    drop(reply.try_send(views));
+                }
+                Command::Drain => {
+                    self.router.begin_drain(self.drain_timeout_ms, self.now, &mut self.conns);
+                    tracing::info!(in_flight = self.router.in_flight_len(), "gateway is draining");
+                }
+                Command::Stop => {
+                    if self.ends_at_us.is_none() {
+                        self.begin_stop();
+                    }
+                }
+            }
+        }
+    }
+
+    fn status(&self) -> Status {
+        let services = self.router.service_names();
+        Status {
+            version: env!("CARGO_PKG_VERSION"),
+            pid: std::process::id(),
+            socket_path: self.shared.socket_path.clone(),
+            uptime_ms: self.now.mono_ms(),
+            services,
+            peers: self.router.peers_len(),
+            in_flight: self.router.in_flight_len(),
+            queued_bytes: self.router.charged_bytes(),
+            counters: *self.router.counters(),
+        }
+    }
+
+    /// No new connections, and an end for every connection that there is.
+    fn begin_stop(&mut self) {
+        self.ends_at_us = Some(self.now.mono_us + limits::STOP_LINGER_MS * 1000);
+        self.remove_listener();
+        self.router.stop(self.now, &mut self.conns);
+        self.flush();
+        self.finish_closed();
+    }
+
+    fn remove_listener(&mut self) {
+        let Some(Listener { file, socket }) = self.listener.take() else { return };
+        if let Err(error) = file.remove() {
+            let message = format!("cannot remove {}: {error}", self.shared.socket_path.display());
+            self.conns.journal.record_own(GatewayEvent::SocketError { message });
+        }
+        drop(socket);
+        self.accept_again_us = None;
+    }
+}
+
+fn report_written(router: &mut Router, conns: &mut Conns, now: Now) {
+    let written = conns.take_written();
+    for (peer, bytes) in &written {
+        router.handle_written(*peer, *bytes, now, conns);
+    }
+    conns.restore_written(written);
+}
+
+/// An ERROR frame for a connection that the router did not take.
+fn refusal_frame(refusal: &ErrorBody, now: Now) -> Vec<u8> {
+    let mut frame = Vec::new();
+    encode_error(&mut frame, Encoding::Json, None, refusal, now.wall_ms);
+    frame
+}
+
+fn own_token(generation: u32) -> EventData {
+    crate::conns::token_of(PeerId { slot: OWN_SLOT, generation })
+}
+
+/// Both clocks. The monotonic one starts with the gateway.
+struct Clock {
+    start: Instant,
+}
+
+impl Clock {
+    fn now(&self) -> Now {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Now {
+            mono_us: u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX),
+            wall_ms: u64::try_from(wall.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+}

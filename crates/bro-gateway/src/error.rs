@@ -1,0 +1,86 @@
+//! What can go wrong with a gateway.
+
+use std::io;
+use std::path::PathBuf;
+
+/// Why a gateway did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// Somebody answers on the socket: it is left alone.
+    #[error("a gateway is already running on {}; stop it first, or choose another socket path", path.display())]
+    AlreadyRunning {
+        /// The socket file.
+        path: PathBuf,
+    },
+    /// Other gateways are being started or stopped on the same path, and do not come to an end.
+    #[error("{} is held by another gateway that is starting or stopping; if there is none, remove that file", path.display())]
+    Locked {
+        /// The lock file.
+        path: PathBuf,
+    },
+    /// The kernel cannot hold a path of that length.
+    #[error("the socket path {} has {bytes} bytes, at most {limit} are possible", path.display())]
+    PathTooLong {
+        /// The socket file.
+        path: PathBuf,
+        /// Its length.
+        bytes: usize,
+        /// The longest possible.
+        limit: usize,
+    },
+    /// The path is empty, ends in `/`, `.` or `..`, or contains a zero byte.
+    #[error("{:?} does not name a file", path)]
+    NotAFileName {
+        /// As configured.
+        path: PathBuf,
+    },
+    /// Something else has that path: it is never removed.
+    #[error("{} is {kind}, not a socket: it is left alone; choose another socket path", path.display())]
+    NotASocket {
+        /// The socket path.
+        path: PathBuf,
+        /// What it is.
+        kind: &'static str,
+    },
+    /// A part of the path that should be a directory is something else.
+    #[error("{} is not a directory", path.display())]
+    NotADirectory {
+        /// The part.
+        path: PathBuf,
+    },
+    /// The operating system refused.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// With which file.
+        path: PathBuf,
+        /// The reason given.
+        source: io::Error,
+    },
+    /// No event loop or no thread could be created.
+    #[error("cannot create {what}")]
+    Resources {
+        /// What was to be created.
+        what: &'static str,
+        /// The reason given.
+        source: io::Error,
+    },
+}
+
+/// The gateway has ended, so there is nothing to ask or to tell it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the gateway has stopped")]
+pub struct Stopped;
+
+/// Why a gateway ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StopReason {
+    /// It was told to.
+    Requested,
+    /// The operating system took away what it needs.
+    Failed(String),
+    /// A defect in the gateway or in its event sink; every connection was closed.
+    Panicked(String),
+}

@@ -1,0 +1,253 @@
+//! The handle of a running gateway.
+
+use crate::config::GatewayConfig;
+use crate::driver::{Driver, Listener};
+use crate::error::{StartError, StopReason, Stopped};
+use crate::event::GatewayEvent;
+use crate::journal::{EventSink, Journal};
+use crate::socket_file::SocketFile;
+use bro_proto::limits;
+use bro_router::{Counters, EventMask, Router, ServiceView};
+use rustix::event::{EventfdFlags, epoll, eventfd};
+use rustix::fd::OwnedFd;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::any::Any;
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+
+/// A gateway that runs on a thread of its own.
+///
+/// Every method may be called from any thread but the gateway's own (where the event sink is called): there it would wait
+/// for itself. Dropping the handle stops the gateway at once: calls in flight are answered `CONNECTION_LOST`.
+#[derive(Debug)]
+pub struct Gateway {
+    shared: Arc<Shared>,
+    commands: SyncSender<Command>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What a gateway says of itself.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// Of ipc-bro.
+    pub version: &'static str,
+    /// The process that the gateway runs in.
+    pub pid: u32,
+    /// Where it listens.
+    pub socket_path: PathBuf,
+    /// Since it started.
+    pub uptime_ms: u64,
+    /// Names of the registered services.
+    pub services: Vec<String>,
+    /// Connections, registered or not.
+    pub peers: usize,
+    /// Calls in flight.
+    pub in_flight: usize,
+    /// Bytes that peers have not taken yet.
+    pub queued_bytes: usize,
+    /// Totals since the start.
+    pub counters: Counters,
+}
+
+impl Gateway {
+    /// Starts to listen, and serves on a new thread called `bro-gateway`.
+    ///
+    /// Raises this process's soft limit of open files to its hard limit: every connection needs a descriptor.
+    pub fn start(config: GatewayConfig) -> Result<Gateway, StartError> {
+        Self::launch(config, EventMask::NONE, None)
+    }
+
+    /// Like [`Gateway::start`], with somebody who listens. `sink` is called on the gateway's thread, at most once a wakeup, with
+    /// everything in `mask` that has happened since. While it runs nothing is routed, so it should only pass the events on.
+    pub fn start_with_events(
+        config: GatewayConfig,
+        mask: EventMask,
+        sink: Box<dyn FnMut(Vec<GatewayEvent>) + Send>,
+    ) -> Result<Gateway, StartError> {
+        Self::launch(config, mask, Some(sink))
+    }
+
+    fn launch(config: GatewayConfig, mask: EventMask, sink: Option<EventSink>) -> Result<Gateway, StartError> {
+        raise_open_files_limit();
+        let resource = |what| move |error: rustix::io::Errno| StartError::Resources { what, source: error.into() };
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(resource("a wakeup"))?;
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(resource("an event loop"))?;
+        let (file, socket) = SocketFile::claim(&config.socket_path, config.mode)?;
+        let (commands, receiver) = sync_channel(limits::COMMANDS_MAX);
+        let shared = Arc::new(Shared {
+            socket_path: config.socket_path,
+            frame_bytes_max: config.router.frame_bytes_max,
+            wake,
+            ended: Mutex::new(None),
+            has_ended: Condvar::new(),
+        });
+        let journal = Journal::new(sink, mask, config.debug);
+        // A seed that nobody else can guess: std's hasher has a random key for each process and map.
+        let seed = RandomState::new().hash_one(std::process::id());
+        let new_router = |now| Router::new(config.router, seed, now);
+        let listener = Listener { file, socket };
+        let driver =
+            Driver::new(epoll, listener, receiver, shared.clone(), journal, new_router, config.drain_timeout_ms)
+                .map_err(resource("an event loop"))?;
+        let on_thread = shared.clone();
+        let thread = thread::Builder::new()
+            .name("bro-gateway".to_owned())
+            .spawn(move || serve(driver, &on_thread))
+            .map_err(|source| StartError::Resources { what: "a thread", source })?;
+        Ok(Gateway { shared, commands, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Listens to other events from now on. Without a sink it changes nothing but what is logged.
+    pub fn set_events(&self, mask: EventMask) {
+        let _ = self.tell(Command::SetEvents(mask)); // a gateway that has stopped has no events
+    }
+
+    /// Where it listens.
+    pub fn socket_path(&self) -> &Path {
+        &self.shared.socket_path
+    }
+
+    /// What it says of itself.
+    pub fn status(&self) -> Result<Status, Stopped> {
+        self.ask(Command::Status)
+    }
+
+    /// One registered service.
+    pub fn service(&self, name: &str) -> Result<Option<ServiceView>, Stopped> {
+        self.ask(|reply| Command::Service(name.to_owned(), reply))
+    }
+
+    /// All registered services.
+    pub fn services(&self) -> Result<Vec<ServiceView>, Stopped> {
+        self.ask(Command::Services)
+    }
+
+    /// Begins to stop, and returns at once: new calls and registrations are refused with `SHUTTING_DOWN`, and when no call is in
+    /// flight any more, or after the configured time, the gateway stops. [`Gateway::wait`] tells when.
+    pub fn drain(&self) -> Result<(), Stopped> {
+        self.tell(Command::Drain)
+    }
+
+    /// Drains, closes every connection, removes the socket file if it is still its own, and ends the thread.
+    pub fn stop(&self) -> Result<(), Stopped> {
+        self.drain()?;
+        self.wait();
+        Ok(())
+    }
+
+    /// Like [`Gateway::stop`], without waiting for calls in flight: they are answered `CONNECTION_LOST`.
+    pub fn stop_now(&self) -> Result<(), Stopped> {
+        self.tell(Command::Stop)?;
+        self.wait();
+        Ok(())
+    }
+
+    /// Waits until the gateway has ended, and says why it has.
+    pub fn wait(&self) -> StopReason {
+        let mut ended = lock(&self.shared.ended);
+        let reason = loop {
+            match &*ended {
+                Some(reason) => break reason.clone(),
+                None => ended = self.shared.has_ended.wait(ended).unwrap_or_else(PoisonError::into_inner),
+            }
+        };
+        drop(ended);
+        if let Some(thread) = lock(&self.thread).take() {
+            let _ = thread.join(); // it has nothing more to do, and its panics are caught
+        }
+        reason
+    }
+
+    /// Whether it still runs.
+    pub fn is_running(&self) -> bool {
+        lock(&self.shared.ended).is_none()
+    }
+
+    fn ask<T>(&self, command: impl FnOnce(SyncSender<T>) -> Command) -> Result<T, Stopped> {
+        let (reply, answer) = sync_channel(1);
+        self.tell(command(reply))?;
+        answer.recv().map_err(|_| Stopped)
+    }
+
+    fn tell(&self, command: Command) -> Result<(), Stopped> {
+        self.commands.send(command).map_err(|_| Stopped)?;
+        // Fails only when the counter is full, and then the thread is being woken anyway.
+        let _ = rustix::io::write(&self.shared.wake, &1_u64.to_ne_bytes());
+        Ok(())
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let _ = self.stop_now(); // it may have stopped before
+        self.wait();
+    }
+}
+
+/// What the handle tells the gateway's thread.
+pub(crate) enum Command {
+    SetEvents(EventMask),
+    Status(SyncSender<Status>),
+    Service(String, SyncSender<Option<ServiceView>>),
+    Services(SyncSender<Vec<ServiceView>>),
+    Drain,
+    Stop,
+}
+
+/// What the handle and the thread both know.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) socket_path: PathBuf,
+    pub(crate) frame_bytes_max: usize,
+    /// Written to after a command was sent.
+    pub(crate) wake: OwnedFd,
+    ended: Mutex<Option<StopReason>>,
+    has_ended: Condvar,
+}
+
+/// The thread. However it ends, every connection is closed, the file is removed, and who waits is told.
+fn serve(mut driver: Driver, shared: &Shared) {
+    let ran = catch_unwind(AssertUnwindSafe(|| driver.run()));
+    let reason = match ran {
+        Ok(Ok(())) => StopReason::Requested,
+        Ok(Err(error)) => StopReason::Failed(io::Error::from(error).to_string()),
+        Err(panic) => StopReason::Panicked(text_of(&*panic)),
+    };
+    match &reason {
+        StopReason::Requested => {}
+        StopReason::Failed(why) => tracing::error!("the gateway cannot go on: {why}"),
+        StopReason::Panicked(why) => tracing::error!("the gateway failed, every connection is closed: {why}"),
+    }
+    if catch_unwind(AssertUnwindSafe(|| driver.end())).is_err() {
+        let _ = catch_unwind(AssertUnwindSafe(|| driver.end_without_sink()));
+    }
+    let _ = catch_unwind(AssertUnwindSafe(|| drop(driver)));
+    *lock(&shared.ended) = Some(reason);
+    shared.has_ended.notify_all();
+}
+
+fn text_of(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no reason given".to_owned())
+}
+
+/// A lock that was poisoned still guards what is written in one piece.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Not being able to raise it is no reason not to start: accepting says when it is too low.
+fn raise_open_files_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_some() && limit.current != limit.maximum {
+        let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+        if let Err(error) = raised {
+            tracing::debug!("the limit of open files stays at {:?}: {error}", limit.current);
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! Bytes coming in: buffers that are shared by all connections and used for one wakeup.
+
+use bytes::Bytes;
+use rustix::fd::AsFd;
+use rustix::io;
+use std::ops::Range;
+
+/// Bytes of one read buffer: what a socket with default buffers can hold at once fits.
+const BUFFER_BYTES: usize = 256 * 1024;
+/// Most bytes read from one connection in one wakeup when it is the only one that is ready.
+const READ_ALONE_BYTES: usize = 256 * 1024;
+/// The same when others are ready too: a caller with one call in flight must not wait behind the full pipelines of others.
+const READ_SHARED_BYTES: usize = 32 * 1024;
+/// Buffers that are kept between wakeups; a burst may need more.
+const BUFFERS_KEPT: usize = 2;
+/// A frame with at least so much still missing is read straight into its own place.
+pub(crate) const DIRECT_READ_BYTES_MIN: usize = 64 * 1024;
+
+/// How much to read from each connection in this wakeup.
+pub(crate) fn read_budget(ready: usize) -> usize {
+    if ready <= 1 { READ_ALONE_BYTES } else { READ_SHARED_BYTES }
+}
+
+/// Where inbound bytes lie, for as long as something may point at them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// One of the shared buffers.
+    Buffer(u32),
+    /// One of the frames that were put together from pieces.
+    Frame(u32),
+    /// The bytes that the router made during this wakeup.
+    Scratch,
+}
+
+/// Inbound bytes, borrowed for writing them out.
+#[derive(Clone, Copy)]
+pub(crate) struct Arrived<'a> {
+    pub(crate) buffers: &'a Buffers,
+    pub(crate) frames: &'a [Bytes],
+}
+
+/// The shared buffers. Several small reads share one; an idle connection has none.
+pub(crate) struct Buffers {
+    all: Vec<Box<[u8]>>,
+    current: usize,
+    /// Where the free part of the current buffer begins. Invariant: everything before it may be pointed at.
+    free_at: usize,
+}
+
+impl Buffers {
+    pub(crate) fn new() -> Self {
+        Self { all: Vec::new(), current: 0, free_at: 0 }
+    }
+
+    /// Reads at most `budget` bytes. Says in which buffer and where they are; an empty range is the end of the stream.
+    pub(crate) fn read(&mut self, socket: impl AsFd, budget: usize) -> io::Result<(u32, Range<usize>)> {
+        if self.current < self.all.len() && BUFFER_BYTES - self.free_at < READ_SHARED_BYTES {
+            self.current += 1;
+            self.free_at = 0;
+        }
+        if self.current == self.all.len() {
+            self.all.push(vec![0; BUFFER_BYTES].into_boxed_slice());
+        }
+        let end = BUFFER_BYTES.min(self.free_at + budget);
+        let count = io::read(socket, &mut self.all[self.current][self.free_at..end])?;
+        let range = self.free_at..self.free_at + count;
+        self.free_at = range.end;
+        Ok((u32::try_from(self.current).expect("fewer buffers than 2^32"), range))
+    }
+
+    /// Bytes that [`Buffers::read`] brought.
+    pub(crate) fn bytes(&self, buffer: u32, range: Range<usize>) -> &[u8] {
+        &self.all[buffer as usize][range]
+    }
+
+    /// Nothing points at the buffers any more.
+    pub(crate) fn recycle(&mut self) {
+        self.current = 0;
+        self.free_at = 0;
+        self.all.truncate(BUFFERS_KEPT);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn reads_lie_side_by_side_until_the_buffers_are_recycled() {
+        let (mut near, far) = UnixStream::pair().unwrap();
+        let mut buffers = Buffers::new();
+        let mut seen = Vec::new();
+        for round in 0..20_u8 {
+            near.write_all(&[round; 20_000]).unwrap();
+            let (buffer, range) = buffers.read(&far, READ_SHARED_BYTES).unwrap();
+            assert_eq!(range.len(), 20_000);
+            seen.push((round, buffer, range));
+        }
+        for (round, buffer, range) in seen {
+            assert!(buffers.bytes(buffer, range).iter().all(|byte| *byte == round));
+        }
+        assert_eq!(buffers.all.len(), 2);
+        buffers.recycle();
+        drop(near);
+        let (buffer, range) = buffers.read(&far, READ_SHARED_BYTES).unwrap();
+        assert_eq!((buffer, range), (0, 0..0));
+    }
+}

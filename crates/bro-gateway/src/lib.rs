@@ -1,0 +1,42 @@
+//! The ipc-bro gateway: one thread and an event loop around [`bro_router::Router`], embeddable in any program.
+//!
+//! ```no_run
+//! use bro_gateway::{Gateway, GatewayConfig};
+//!
+//! let gateway = Gateway::start(GatewayConfig::new("/tmp/my-app.sock"))?;
+//! println!("services: {:?}", gateway.status()?.services);
+//! gateway.stop()?; // lets calls in flight finish, closes every connection, removes the socket file
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! | module | subject |
+//! |---|---|
+//! | `gateway` | [`Gateway`], the handle: start, look, drain, stop |
+//! | `config`, `error`, `event` | options, what can go wrong, what is reported |
+//! | `socket_file` | whose the file in the file system is: live, stale, ours |
+//! | `driver` | the thread: wait, read, route, write |
+//! | `conns`, `outgoing`, `inbox` | connections, bytes going out, bytes coming in |
+//! | `linger` | closing without losing the last bytes |
+//! | `journal` | what is logged, and what is handed to the embedding program |
+//!
+//! What is decided about calls is decided in the router; here are only sockets, time and files. Logs go to `tracing`:
+//! warnings for what an operator should know, `info` for the life of the gateway, `debug` for every routed call.
+
+mod config;
+mod conns;
+mod credentials;
+mod driver;
+mod error;
+mod event;
+mod gateway;
+mod inbox;
+mod journal;
+mod linger;
+mod outgoing;
+mod socket_file;
+
+pub use bro_router::{CloseReason, Counters, EventMask, InstanceView, PeerId, RouterConfig, ServiceView};
+pub use config::{DEFAULT_SOCKET_PATH, GatewayConfig};
+pub use error::{StartError, StopReason, Stopped};
+pub use event::GatewayEvent;
+pub use gateway::{Gateway, Status};
