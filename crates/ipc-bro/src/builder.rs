@@ -1,0 +1,180 @@
+//! Options of a client.
+
+use crate::client::Client;
+use crate::context::Context;
+use crate::error::{Error, HandlerError};
+use crate::handler::{self, Handler};
+use crate::payload::RawPayload;
+use crate::Serializer;
+use bro_proto::{ErrorCode, limits};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Where a gateway listens unless told otherwise.
+pub const DEFAULT_GATEWAY_PATH: &str = "/tmp/bro-gateway.sock";
+
+/// Options of a [`Client`]; made by [`Client::builder`].
+#[must_use = "a builder does nothing until `connect` or `build`"]
+pub struct ClientBuilder {
+    pub(crate) service_name: String,
+    pub(crate) gateway_path: PathBuf,
+    pub(crate) serializer: Serializer,
+    pub(crate) pool_size: u32,
+    pub(crate) auto_reconnect: bool,
+    pub(crate) reconnect_delay: Duration,
+    pub(crate) timeout: Duration,
+    pub(crate) heartbeat_interval: Duration,
+    pub(crate) wait_for_gateway: Duration,
+    pub(crate) version: String,
+    pub(crate) metadata: serde_json::Map<String, serde_json::Value>,
+    pub(crate) debug: bool,
+    pub(crate) methods: Vec<(String, PendingHandler)>,
+    pub(crate) invalid: Option<Error>,
+}
+
+/// A handler that waits for the serializer to be known.
+pub(crate) type PendingHandler = Box<dyn FnOnce(Serializer) -> Handler + Send>;
+
+impl ClientBuilder {
+    pub(crate) fn new(service_name: String) -> Self {
+        Self {
+            service_name,
+            gateway_path: PathBuf::from(DEFAULT_GATEWAY_PATH),
+            serializer: Serializer::Json,
+            pool_size: 1,
+            auto_reconnect: true,
+            reconnect_delay: Duration::from_millis(limits::RECONNECT_DELAY_MS),
+            timeout: Duration::from_millis(limits::CALL_TIMEOUT_MS),
+            heartbeat_interval: Duration::from_millis(limits::HEARTBEAT_INTERVAL_MS),
+            wait_for_gateway: Duration::ZERO,
+            version: "1.0.0".to_owned(),
+            metadata: serde_json::Map::new(),
+            debug: false,
+            methods: Vec::new(),
+            invalid: None,
+        }
+    }
+
+    /// The gateway's socket. Default [`DEFAULT_GATEWAY_PATH`].
+    pub fn gateway_path(mut self, path: impl AsRef<Path>) -> Self {
+        self.gateway_path = path.as_ref().to_owned();
+        self
+    }
+
+    /// How frames are encoded. Default [`Serializer::Json`]. The gateway translates between peers, so each service
+    /// chooses for itself.
+    pub fn serializer(mut self, serializer: Serializer) -> Self {
+        self.serializer = serializer;
+        self
+    }
+
+    /// How many connections to the gateway share the work. Default 1, at most [`crate::limits::POOL_SIZE_MAX`].
+    pub fn pool_size(mut self, connections: u32) -> Self {
+        self.pool_size = connections;
+        self
+    }
+
+    /// Whether to return by itself when the connection is lost. Default true.
+    pub fn auto_reconnect(mut self, auto_reconnect: bool) -> Self {
+        self.auto_reconnect = auto_reconnect;
+        self
+    }
+
+    /// The delay before the first attempt to reconnect; it doubles from attempt to attempt up to 30 seconds, with
+    /// jitter. Default 5 seconds.
+    pub fn reconnect_delay(mut self, delay: Duration) -> Self {
+        self.reconnect_delay = delay;
+        self
+    }
+
+    /// How long a call waits for its answer. Default 30 seconds, at most one day.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// How often the gateway is told that this service lives. Default 30 seconds. It must not be longer than the
+    /// gateway's own interval, which drops a service that is silent for three of them.
+    pub fn heartbeat_interval(mut self, interval: Duration) -> Self {
+        self.heartbeat_interval = interval;
+        self
+    }
+
+    /// How long `connect` keeps trying to reach a gateway that is not there yet. Default zero: fail at once.
+    pub fn wait_for_gateway(mut self, longest: Duration) -> Self {
+        self.wait_for_gateway = longest;
+        self
+    }
+
+    /// The service's version, shown by `bro ls`. Default "1.0.0".
+    pub fn version(mut self, version: impl Into<String>) -> Self {
+        self.version = version.into();
+        self
+    }
+
+    /// Adds an entry to the service's metadata, which the gateway shows to whoever asks. A value that cannot be
+    /// encoded makes [`ClientBuilder::build`] fail.
+    pub fn metadata(mut self, key: impl Into<String>, value: impl Serialize) -> Self {
+        let key = key.into();
+        match serde_json::to_value(value) {
+            Ok(value) => {
+                self.metadata.insert(key, value);
+            }
+            Err(error) => {
+                let message = format!("the metadata `{key}` cannot be encoded");
+                self.invalid.get_or_insert(Error::caused(ErrorCode::SerializationFailed, message, error));
+            }
+        }
+        self
+    }
+
+    /// Whether to report what the client does as `tracing` events (level DEBUG, target `ipc_bro`). Default false.
+    pub fn debug(mut self, debug: bool) -> Self {
+        self.debug = debug;
+        self
+    }
+
+    /// Registers a method, as [`Client::register`] does.
+    pub fn method<P, R, E, F, Fut>(mut self, name: impl Into<String>, handler: F) -> Self
+    where
+        F: Fn(P, Context) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<R, E>> + Send + 'static,
+        P: DeserializeOwned + 'static,
+        R: Serialize + 'static,
+        E: Into<HandlerError> + 'static,
+    {
+        self.methods.push((name.into(), Box::new(|serializer| handler::typed(serializer, handler))));
+        self
+    }
+
+    /// Registers a method that takes and returns encoded values, as [`Client::register_raw`] does.
+    pub fn method_raw<E, F, Fut>(mut self, name: impl Into<String>, handler: F) -> Self
+    where
+        F: Fn(RawPayload, Context) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<RawPayload, E>> + Send + 'static,
+        E: Into<HandlerError> + 'static,
+    {
+        self.methods.push((name.into(), Box::new(|_| handler::raw(handler))));
+        self
+    }
+
+    /// Makes the client without connecting it. Needs no runtime yet.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` (or a more precise code) for an option or a name that is not acceptable.
+    pub fn build(self) -> Result<Client, Error> {
+        Client::from_builder(self)
+    }
+
+    /// Makes the client and connects it, as [`Client::connect`] does.
+    ///
+    /// # Errors
+    /// Those of [`ClientBuilder::build`] and [`Client::connect`].
+    pub async fn connect(self) -> Result<Client, Error> {
+        let client = self.build()?;
+        client.connect().await?;
+        Ok(client)
+    }
+}

@@ -1,0 +1,456 @@
+//! The task that owns a client's session and its sockets.
+//!
+//! One round of [`Task::poll`]: take what handles and handlers ask, read the sockets, let time pass, do what the
+//! session says ([`crate::outputs`]), write. Each step takes a bounded amount, so that none starves another; rounds
+//! repeat until nothing is left to do.
+
+use crate::builder::ClientBuilder;
+use crate::call::{Chain, Reply, Slot};
+use crate::client::{Shared, WeakClient};
+use crate::context::{Context, wall_ms};
+use crate::error::{Error, FailedBy, HandlerError};
+use crate::event::ClientEvent;
+use crate::payload::RawPayload;
+use crate::sockets::{Input, Sockets};
+use bro_proto::v1::encode::Outcome;
+use bro_proto::Now;
+use bro_session::{CallId, CallRequest, RequestId, Session, SessionConfig};
+use std::collections::BTreeSet;
+use std::hash::{BuildHasher, RandomState};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{self, Poll, ready};
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::AbortHandle;
+use tokio::time::Sleep;
+
+pub(crate) type CallKey = CallId;
+
+/// Commands of one kind that one round takes.
+const COMMANDS_PER_ROUND: usize = 256;
+/// Rounds after which the task lets others run.
+const ROUNDS_MAX: usize = 32;
+
+/// A call that a handle makes.
+pub(crate) struct CallCommand {
+    pub(crate) service: String,
+    pub(crate) method: String,
+    pub(crate) params: RawPayload,
+    pub(crate) chain: Chain,
+    /// The context of the handler that makes the call, when `chain` says to inherit it.
+    pub(crate) inherited: Option<Context>,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) begun: Instant,
+    pub(crate) reply: Reply<CallKey>,
+}
+
+/// Everything else that handles and handlers tell the task.
+pub(crate) enum Control {
+    Connect(oneshot::Sender<Result<(), Error>>),
+    Disconnect(oneshot::Sender<()>),
+    MethodsChanged,
+    Cancel(Arc<Slot<CallKey>>),
+    Respond { id: RequestId, answer: Result<RawPayload, HandlerError> },
+    LastHandleDropped,
+}
+
+/// A client's connection task before it is spawned.
+pub(crate) struct Driver {
+    session: Session,
+    clock: Clock,
+    sockets: Sockets,
+    timeout: Duration,
+    calls: mpsc::Receiver<CallCommand>,
+    control: mpsc::UnboundedReceiver<Control>,
+}
+
+impl Driver {
+    pub(crate) fn new(
+        builder: &ClientBuilder,
+        calls: mpsc::Receiver<CallCommand>,
+        control: mpsc::UnboundedReceiver<Control>,
+    ) -> Result<Self, Error> {
+        let clock = Clock::start();
+        let mut config = SessionConfig::new(&*builder.service_name);
+        config.version.clone_from(&builder.version);
+        config.metadata.clone_from(&builder.metadata);
+        config.encoding = builder.serializer;
+        config.pool_size = builder.pool_size;
+        config.auto_reconnect = builder.auto_reconnect;
+        config.reconnect_delay_ms = whole_ms(builder.reconnect_delay);
+        config.timeout_ms = whole_ms(builder.timeout);
+        config.heartbeat_interval_ms = whole_ms(builder.heartbeat_interval);
+        config.wait_for_gateway_ms = whole_ms(builder.wait_for_gateway);
+        let seed = RandomState::new().hash_one(std::process::id());
+        let session =
+            Session::new(config, seed, clock.now()).map_err(|body| Error::from_body(body, FailedBy::Local))?;
+        let sockets = Sockets::new(builder.gateway_path.clone());
+        Ok(Self { session, clock, sockets, timeout: builder.timeout, calls, control })
+    }
+
+    /// Starts the task in the present tokio runtime.
+    pub(crate) fn spawn(self, client: WeakClient) {
+        let mut task = Task {
+            session: self.session,
+            clock: self.clock,
+            sockets: self.sockets,
+            timeout: self.timeout,
+            calls: self.calls,
+            control: self.control,
+            shared: Arc::clone(&client.shared),
+            client,
+            sleep: Box::pin(tokio::time::sleep(Duration::ZERO)),
+            sleeping_until_ms: None,
+            call_batch: Vec::new(),
+            control_batch: Vec::new(),
+            pending: Vec::new(),
+            pending_len: 0,
+            working: Vec::new(),
+            advertised: BTreeSet::new(),
+            connecting: Vec::new(),
+            disconnecting: Vec::new(),
+            is_ending: false,
+        };
+        task.sync_methods(task.clock.now());
+        tokio::spawn(async move { std::future::poll_fn(|cx| task.poll(cx)).await });
+    }
+}
+
+/// The running task.
+pub(crate) struct Task {
+    pub(crate) session: Session,
+    clock: Clock,
+    pub(crate) sockets: Sockets,
+    timeout: Duration,
+    calls: mpsc::Receiver<CallCommand>,
+    control: mpsc::UnboundedReceiver<Control>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) client: WeakClient,
+    sleep: Pin<Box<Sleep>>,
+    /// When `sleep` ends, on the session's clock; `None` when it has ended.
+    sleeping_until_ms: Option<u64>,
+    call_batch: Vec<CallCommand>,
+    control_batch: Vec<Control>,
+    /// Calls that wait for their answer, by [`CallId::slot`].
+    pub(crate) pending: Vec<Option<Pending>>,
+    /// Invariant: how many of `pending` are `Some`.
+    pending_len: usize,
+    /// Requests that handlers work on, by [`RequestId::slot`].
+    pub(crate) working: Vec<Option<Working>>,
+    /// The methods that the session knows of.
+    advertised: BTreeSet<Arc<str>>,
+    /// Handles that wait in `connect`.
+    pub(crate) connecting: Vec<oneshot::Sender<Result<(), Error>>>,
+    /// Handles that wait in `disconnect`.
+    disconnecting: Vec<oneshot::Sender<()>>,
+    is_ending: bool,
+}
+
+pub(crate) struct Pending {
+    id: CallId,
+    pub(crate) service: String,
+    pub(crate) reply: Reply<CallKey>,
+}
+
+pub(crate) struct Working {
+    id: RequestId,
+    pub(crate) context: Context,
+    pub(crate) handler: AbortHandle,
+}
+
+impl Task {
+    fn poll(&mut self, cx: &mut task::Context<'_>) -> Poll<()> {
+        for _ in 0..ROUNDS_MAX {
+            let now = self.clock.now();
+            let mut is_busy = self.take_control(cx, now);
+            is_busy |= self.take_calls(cx, now);
+            is_busy |= self.read(cx, now);
+            if self.session.wakeup_ms().is_some_and(|wakeup_ms| wakeup_ms <= now.mono_ms()) {
+                self.session.handle_time(now);
+                is_busy = true;
+            }
+            is_busy |= self.take_outputs(now);
+            is_busy |= self.write(cx);
+            if self.sockets.poll_all_closed(cx) && !is_busy {
+                for waiting in self.disconnecting.drain(..) {
+                    // Nobody may be waiting any more.
+                    let _ = waiting.send(());
+                }
+                if self.is_ending {
+                    return Poll::Ready(());
+                }
+            }
+            if !is_busy && self.poll_sleep(cx, now).is_pending() {
+                return Poll::Pending;
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn take_control(&mut self, cx: &mut task::Context<'_>, now: Now) -> bool {
+        let mut batch = std::mem::take(&mut self.control_batch);
+        let polled = self.control.poll_recv_many(cx, &mut batch, COMMANDS_PER_ROUND);
+        let is_busy = !batch.is_empty();
+        for control in batch.drain(..) {
+            match control {
+                Control::Connect(reply) => {
+                    self.connecting.push(reply);
+                    self.log("connecting", || None);
+                    self.session.connect(now);
+                }
+                Control::Disconnect(reply) => {
+                    self.disconnecting.push(reply);
+                    self.session.disconnect(now);
+                }
+                Control::MethodsChanged => self.sync_methods(now),
+                Control::Cancel(slot) => {
+                    if let Some(&id) = slot.key.get()
+                        && self.take_pending(id).is_some()
+                    {
+                        self.session.cancel(id);
+                    }
+                }
+                Control::Respond { id, answer } => self.respond(id, answer, now),
+                Control::LastHandleDropped => {
+                    self.is_ending = true;
+                    self.session.disconnect(now);
+                }
+            }
+        }
+        self.control_batch = batch;
+        is_busy && polled.is_ready()
+    }
+
+    fn take_calls(&mut self, cx: &mut task::Context<'_>, now: Now) -> bool {
+        let mut batch = std::mem::take(&mut self.call_batch);
+        let polled = self.calls.poll_recv_many(cx, &mut batch, COMMANDS_PER_ROUND);
+        let is_busy = !batch.is_empty();
+        for call in batch.drain(..) {
+            self.begin_call(call, now);
+        }
+        self.call_batch = batch;
+        self.publish_pending();
+        is_busy && polled.is_ready()
+    }
+
+    fn begin_call(&mut self, call: CallCommand, now: Now) {
+        if call.reply.0.is_closed() {
+            return;
+        }
+        // The time that the command waited counts.
+        let waited = call.begun.elapsed();
+        let timeout_ms = whole_ms(call.timeout.unwrap_or(self.timeout)).saturating_sub(whole_ms_down(waited)).max(1);
+        let (parent, context) = match &call.chain {
+            Chain::Inherit => (call.inherited.as_ref().map(Context::call), None),
+            Chain::Continue(parent) => match parent.validate() {
+                Ok(()) => (Some(parent), None),
+                Err(body) => return call.reply.send(Err(Error::from_body(body, FailedBy::Local))),
+            },
+            Chain::Exact(context) => (None, Some(context)),
+            Chain::New => (None, None),
+        };
+        let request = CallRequest {
+            to: &call.service,
+            method: &call.method,
+            params: call.params.as_proto(),
+            parent,
+            context,
+            timeout_ms: Some(timeout_ms),
+        };
+        match self.session.call(request, now) {
+            Ok(id) => {
+                // Unset so far: a slot belongs to one call.
+                let _ = call.reply.0.key.set(id);
+                let slot = id.slot as usize;
+                if self.pending.len() <= slot {
+                    self.pending.resize_with(slot + 1, || None);
+                }
+                self.pending[slot] = Some(Pending { id, service: call.service, reply: call.reply });
+                self.pending_len += 1;
+            }
+            Err(body) => call.reply.send(Err(Error::from_body(body, FailedBy::Local))),
+        }
+    }
+
+    pub(crate) fn take_pending(&mut self, id: CallId) -> Option<Pending> {
+        let pending = self.pending.get_mut(id.slot as usize)?.take_if(|pending| pending.id == id)?;
+        self.pending_len -= 1;
+        self.publish_pending();
+        Some(pending)
+    }
+
+    /// Before an answer is handed over: its caller finds itself no longer counted.
+    fn publish_pending(&self) {
+        self.shared.state.pending.store(self.pending_len, Ordering::Release);
+    }
+
+    pub(crate) fn take_working(&mut self, id: RequestId) -> Option<Working> {
+        self.working.get_mut(id.slot as usize)?.take_if(|working| working.id == id)
+    }
+
+    pub(crate) fn set_working(&mut self, id: RequestId, context: Context, handler: AbortHandle) {
+        let slot = id.slot as usize;
+        if self.working.len() <= slot {
+            self.working.resize_with(slot + 1, || None);
+        }
+        self.working[slot] = Some(Working { id, context, handler });
+    }
+
+    /// Sends a handler's answer, unless its request has expired.
+    fn respond(&mut self, id: RequestId, answer: Result<RawPayload, HandlerError>, now: Now) {
+        let Some(working) = self.take_working(id) else { return };
+        let error = match answer {
+            Ok(result) => {
+                self.session.respond(id, Outcome::Success(result.as_proto()), now);
+                None
+            }
+            Err(error) => {
+                let mut body = error.into_body();
+                // Where it failed. It also tells the caller that the gateway did not say this.
+                let place = || format!("at {}.{}", self.shared.service_name, working.context.method());
+                body.stack.get_or_insert_with(place);
+                self.session.respond(id, Outcome::Error(&body), now);
+                Some(body.message)
+            }
+        };
+        self.shared.events.record(|| ClientEvent::MethodExecuted {
+            method: working.context.method().to_owned(),
+            request_id: working.context.request_id().to_owned(),
+            success: error.is_none(),
+            error,
+        });
+    }
+
+    /// Tells the session which methods there are now.
+    pub(crate) fn sync_methods(&mut self, now: Now) {
+        self.shared.state.methods_changed.store(false, Ordering::Release);
+        let names: BTreeSet<Arc<str>> = self.shared.methods.names().into_iter().collect();
+        for name in self.advertised.difference(&names) {
+            self.session.unregister_method(name, now);
+        }
+        for name in names.difference(&self.advertised) {
+            if let Err(body) = self.session.register_method(name, now) {
+                self.shared.events.record(|| ClientEvent::Error(Error::from_body(body, FailedBy::Local)));
+            }
+        }
+        self.advertised = names;
+    }
+
+    fn read(&mut self, cx: &mut task::Context<'_>, now: Now) -> bool {
+        let mut is_busy = false;
+        for index in 0..self.sockets.places() {
+            let Poll::Ready((conn, input)) = self.sockets.poll_input(index, cx) else { continue };
+            is_busy = true;
+            match input {
+                Input::Connected => self.session.handle_connected(conn, now),
+                Input::ConnectFailed(message) => self.session.handle_connect_failed(conn, &message, now),
+                Input::Chunk(chunk) => {
+                    // A call may come for a method that was registered after this round had begun.
+                    if self.shared.state.methods_changed.load(Ordering::Acquire) {
+                        self.sync_methods(now);
+                    }
+                    self.session.handle_bytes(conn, &chunk, now);
+                }
+                Input::Closed(reason) => self.session.handle_closed(conn, &reason, now),
+            }
+        }
+        is_busy
+    }
+
+    fn write(&mut self, cx: &mut task::Context<'_>) -> bool {
+        // Also makes the session queue what it puts off until now. Which connections it names is of no interest: the
+        // few there are get all looked at below.
+        while self.session.poll_outbound().is_some() {}
+        let mut is_busy = false;
+        for index in 0..self.sockets.places() {
+            let Some(conn) = self.sockets.open_at(index) else { continue };
+            let Some(outbound) = self.session.outbound(conn) else { continue };
+            if outbound.is_empty() {
+                continue;
+            }
+            if let Poll::Ready(written) = self.sockets.poll_write(index, outbound.chunk(), cx) {
+                outbound.advance(written);
+                is_busy = true;
+            }
+        }
+        is_busy
+    }
+
+    /// Ready when the session's next moment has come.
+    fn poll_sleep(&mut self, cx: &mut task::Context<'_>, now: Now) -> Poll<()> {
+        let Some(wakeup_ms) = self.session.wakeup_ms() else { return Poll::Pending };
+        if wakeup_ms <= now.mono_ms() {
+            return Poll::Ready(());
+        }
+        // A sleep that ends too early costs one round; moving it for every call would cost more.
+        if self.sleeping_until_ms.is_none_or(|until_ms| wakeup_ms < until_ms) {
+            self.sleep.as_mut().reset(self.clock.instant(wakeup_ms).into());
+            self.sleeping_until_ms = Some(wakeup_ms);
+        }
+        ready!(self.sleep.as_mut().poll(cx));
+        self.sleeping_until_ms = None;
+        Poll::Ready(())
+    }
+
+    /// One line of the client's own log, for listeners and, with `debug`, for `tracing`.
+    pub(crate) fn log(&self, message: &str, more: impl Fn() -> Option<serde_json::Value>) {
+        if self.shared.debug {
+            let more = more().map(|more| more.to_string()).unwrap_or_default();
+            tracing::debug!(target: "ipc_bro", service = self.shared.service_name, more, "{message}");
+        }
+        self.shared.events.record(|| ClientEvent::Log {
+            service_name: self.shared.service_name.clone(),
+            message: message.to_owned(),
+            data: more(),
+            timestamp_ms: wall_ms(),
+        });
+    }
+}
+
+impl Drop for Task {
+    /// The last handle is gone, or the runtime stops: whoever still waits is told by the drop of what he waits for.
+    fn drop(&mut self) {
+        for working in self.working.drain(..).flatten() {
+            working.handler.abort();
+        }
+        self.pending_len = 0;
+        self.publish_pending();
+        self.shared.state.connected.store(false, Ordering::Release);
+        self.shared.state.registered.store(false, Ordering::Release);
+        self.shared.events.end();
+        // Handlers may hold clients; here ends what that would keep alive.
+        self.shared.methods.clear();
+    }
+}
+
+/// Time as the session wants it.
+struct Clock {
+    start: Instant,
+}
+
+impl Clock {
+    fn start() -> Self {
+        Self { start: Instant::now() }
+    }
+
+    fn now(&self) -> Now {
+        let mono_us = u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX);
+        Now { mono_us, wall_ms: wall_ms() }
+    }
+
+    fn instant(&self, mono_ms: u64) -> Instant {
+        self.start + Duration::from_millis(mono_ms)
+    }
+}
+
+/// Whole milliseconds, rounded up: what is not zero stays so.
+fn whole_ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+}
+
+fn whole_ms_down(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,173 @@
+//! The sockets of one client's pool, at the places that its session gave them.
+
+use bro_session::ConnId;
+use bytes::{Bytes, BytesMut};
+use std::io;
+use std::path::PathBuf;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::task::JoinSet;
+
+/// Most bytes that one read takes from a socket.
+const READ_BYTES_MAX: usize = 256 * 1024;
+/// Room that is made for a read at first. A connection that fills it gets more, up to [`READ_BYTES_MAX`].
+const READ_BYTES_MIN: usize = 64 * 1024;
+/// Room below which a new buffer is taken, rather than reading in small pieces.
+const READ_ROOM_MIN: usize = 16 * 1024;
+/// How long a connection that is being closed may take for its last bytes.
+const LAST_BYTES_TIMEOUT: Duration = Duration::from_secs(1);
+
+type Connecting = Pin<Box<dyn Future<Output = io::Result<UnixStream>> + Send>>;
+
+pub(crate) struct Sockets {
+    path: PathBuf,
+    /// By [`ConnId::index`].
+    places: Vec<Option<Socket>>,
+    /// Connections that write their last bytes.
+    closing: JoinSet<()>,
+}
+
+struct Socket {
+    conn: ConnId,
+    state: State,
+}
+
+enum State {
+    Connecting(Connecting),
+    Open {
+        stream: UnixStream,
+        room: Room,
+        /// Writing has failed. What the gateway wrote before it closed is still read: it says why.
+        deaf: bool,
+    },
+}
+
+/// Where reads go: one buffer is cut into the chunks that were read, until little room is left.
+struct Room {
+    buffer: BytesMut,
+    wanted: usize,
+}
+
+/// What a socket has to say.
+pub(crate) enum Input {
+    Connected,
+    ConnectFailed(String),
+    Chunk(Bytes),
+    Closed(String),
+}
+
+impl Sockets {
+    pub(crate) fn new(path: PathBuf) -> Self {
+        Self { path, places: Vec::new(), closing: JoinSet::new() }
+    }
+
+    pub(crate) fn places(&self) -> usize {
+        self.places.len()
+    }
+
+    /// The connection at a place, if it is open.
+    pub(crate) fn open_at(&self, index: usize) -> Option<ConnId> {
+        match self.places.get(index)? {
+            Some(Socket { conn, state: State::Open { .. } }) => Some(*conn),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn open(&mut self, conn: ConnId) {
+        let index = conn.index as usize;
+        if self.places.len() <= index {
+            self.places.resize_with(index + 1, || None);
+        }
+        let path = self.path.clone();
+        let connecting: Connecting = Box::pin(async move { UnixStream::connect(path).await });
+        self.places[index] = Some(Socket { conn, state: State::Connecting(connecting) });
+    }
+
+    /// Closes a connection once `unsent` is written, without waiting for that.
+    pub(crate) fn close(&mut self, conn: ConnId, unsent: Vec<u8>) {
+        let Some(place) = self.places.get_mut(conn.index as usize) else { return };
+        let Some(socket) = place.take_if(|socket| socket.conn == conn) else { return };
+        if let State::Open { mut stream, .. } = socket.state
+            && !unsent.is_empty()
+        {
+            self.closing.spawn(async move {
+                // The connection ends either way; the gateway answers for what it did not get.
+                let _ = tokio::time::timeout(LAST_BYTES_TIMEOUT, stream.write_all(&unsent)).await;
+            });
+        }
+    }
+
+    /// Whether no connection is open, under way or being closed.
+    pub(crate) fn poll_all_closed(&mut self, cx: &mut Context<'_>) -> bool {
+        while let Poll::Ready(Some(_)) = self.closing.poll_join_next(cx) {}
+        self.closing.is_empty() && self.places.iter().all(Option::is_none)
+    }
+
+    /// At most one thing that the socket at `index` has to say.
+    pub(crate) fn poll_input(&mut self, index: usize, cx: &mut Context<'_>) -> Poll<(ConnId, Input)> {
+        let Some(Some(socket)) = self.places.get_mut(index) else { return Poll::Pending };
+        let conn = socket.conn;
+        let input = match &mut socket.state {
+            State::Connecting(connecting) => match ready!(connecting.as_mut().poll(cx)) {
+                Ok(stream) => {
+                    socket.state = State::Open { stream, room: Room::new(), deaf: false };
+                    Input::Connected
+                }
+                Err(error) => {
+                    self.places[index] = None;
+                    Input::ConnectFailed(format!("{}: {error}", self.path.display()))
+                }
+            },
+            State::Open { stream, room, .. } => match ready!(room.poll_read(stream, cx)) {
+                Ok(chunk) if !chunk.is_empty() => Input::Chunk(chunk),
+                Ok(_) => self.lost(index, "the gateway closed the connection".to_owned()),
+                Err(error) => self.lost(index, error.to_string()),
+            },
+        };
+        Poll::Ready((conn, input))
+    }
+
+    /// Writes from the front of `bytes`; gives how many the socket took. Pending when it takes none now, or never
+    /// will: the end of the connection is told by [`Sockets::poll_input`].
+    pub(crate) fn poll_write(&mut self, index: usize, bytes: &[u8], cx: &mut Context<'_>) -> Poll<usize> {
+        match self.places.get_mut(index) {
+            Some(Some(Socket { state: State::Open { stream, deaf: deaf @ false, .. }, .. })) => {
+                match ready!(Pin::new(stream).poll_write(cx, bytes)) {
+                    Ok(written) => Poll::Ready(written),
+                    Err(_) => {
+                        *deaf = true;
+                        Poll::Pending
+                    }
+                }
+            }
+            _ => Poll::Pending,
+        }
+    }
+
+    fn lost(&mut self, index: usize, reason: String) -> Input {
+        self.places[index] = None;
+        Input::Closed(reason)
+    }
+}
+
+impl Room {
+    fn new() -> Self {
+        Self { buffer: BytesMut::new(), wanted: READ_BYTES_MIN }
+    }
+
+    fn poll_read(&mut self, stream: &mut UnixStream, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
+        if self.buffer.capacity() < READ_ROOM_MIN {
+            self.buffer.reserve(self.wanted);
+        }
+        let room = self.buffer.capacity();
+        // The future holds nothing of its own: one that is dropped while pending has read nothing.
+        let count = ready!(pin!(stream.read_buf(&mut self.buffer)).poll(cx))?;
+        if count == room && room >= self.wanted {
+            self.wanted = (self.wanted * 2).min(READ_BYTES_MAX);
+        }
+        Poll::Ready(Ok(self.buffer.split().freeze()))
+    }
+}

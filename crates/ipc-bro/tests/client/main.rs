@@ -1,0 +1,8 @@
+//! The client against the embedded gateway, over real sockets.
+
+mod calls;
+mod chains;
+mod failures;
+mod lifecycle;
+mod load;
+mod place;
