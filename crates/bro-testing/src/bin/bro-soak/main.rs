@@ -1,0 +1,116 @@
+//! `bro-soak`: a gateway, callees and callers as real processes under load, killed with SIGKILL at random moments.
+//!
+//! What must hold: no call hangs, every call ends exactly once and with a code that fits, every answer belongs to its
+//! call, and the gateway gives back the memory and the descriptors that the dead have used. Two of the callers are
+//! never killed, so that every one of their calls is accounted for from its beginning to its end.
+//!
+//! - [`plan`]: which calls are made, and how each may end.
+//! - [`report`]: what a caller counts and tells the soak.
+//! - [`callee`], [`caller`], [`old_caller`]: the processes.
+//! - [`worker`]: such a process from the soak's side.
+//! - [`soak`]: the kills, and the verdict.
+
+#![allow(clippy::print_stdout, reason = "reports and the table go to standard output")]
+
+mod callee;
+mod caller;
+mod old_caller;
+mod plan;
+mod report;
+mod soak;
+mod worker;
+
+use bro_testing::Encoding;
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Kill callees, callers and the gateway at random moments under load, and check that nobody is left hanging.
+#[derive(Parser, Debug)]
+#[command(name = "bro-soak", args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    worker: Option<WorkerCommand>,
+    #[command(flatten)]
+    soak: SoakArgs,
+}
+
+#[derive(Args, Debug)]
+struct SoakArgs {
+    /// How many processes to kill
+    #[arg(long, default_value_t = 1000)]
+    rounds: u64,
+    /// Repeats the same kills in the same order [default: from the clock]
+    #[arg(long)]
+    seed: Option<u64>,
+    /// How many callees
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(2..=64))]
+    callees: u32,
+    /// The longest pause between two kills, in milliseconds
+    #[arg(long, default_value_t = 200)]
+    pause_ms: u64,
+    /// How much more memory the idle gateway may have at the end than after a warm-up, in KiB
+    #[arg(long, default_value_t = 4096)]
+    memory_slack_kib: u64,
+}
+
+#[derive(Subcommand, Debug)]
+enum WorkerCommand {
+    /// Serves until standard input ends
+    #[command(hide = true)]
+    Callee(WorkerArgs),
+    /// Calls through our client until standard input ends
+    #[command(hide = true)]
+    Caller(WorkerArgs),
+    /// Calls as an old program would until standard input ends
+    #[command(hide = true)]
+    OldCaller(WorkerArgs),
+}
+
+/// What every worker is told.
+#[derive(Args, Debug)]
+struct WorkerArgs {
+    #[arg(long)]
+    socket: PathBuf,
+    #[arg(long)]
+    name: String,
+    #[arg(long)]
+    msgpack: bool,
+    #[arg(long, default_value_t = 1)]
+    pool_size: u32,
+    #[arg(long)]
+    seed: u64,
+    #[arg(long)]
+    callees: u32,
+}
+
+impl WorkerArgs {
+    fn encoding(&self) -> Encoding {
+        if self.msgpack { Encoding::Msgpack } else { Encoding::Json }
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match cli.worker {
+        Some(WorkerCommand::Callee(args)) => callee::run(&args),
+        Some(WorkerCommand::Caller(args)) => caller::run(&args),
+        Some(WorkerCommand::OldCaller(args)) => old_caller::run(&args),
+        None => {
+            let seed = cli.soak.seed.unwrap_or_else(clock_seed);
+            return if soak::run(&cli.soak, seed) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+fn clock_seed() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::from(since.subsec_nanos()) ^ since.as_secs()
+}
+
+/// Returns when standard input ends: the soak has closed it, or is gone.
+fn wait_for_end_of_input() {
+    let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+}
