@@ -1,0 +1,214 @@
+//! Every subcommand and flag, defined once.
+
+use clap::{Args, Parser, Subcommand, ValueHint};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Programs on this machine, calling each other by name.
+#[derive(Parser, Debug)]
+#[command(name = "bro", version, propagate_version = true, after_help = EXIT_CODES)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 the call failed (its code is on stderr), 2 wrong usage, 3 no gateway.";
+
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Run a gateway until SIGTERM or Ctrl-C
+    Gateway(GatewayArgs),
+    /// List the services that are connected
+    Ls(LsArgs),
+    /// Call a method and print its result as JSON
+    Call(CallArgs),
+    /// Show what the gateway is doing
+    Status(StatusArgs),
+    /// Show calls and services as they come and go
+    Watch(WatchArgs),
+    /// Wait until a service is there
+    WaitFor(WaitForArgs),
+    /// Measure the round trip to a service
+    Ping(PingArgs),
+    /// See everything at work: real processes, calls, failures and recovery
+    Demo(DemoArgs),
+    /// One of the services of `bro demo`
+    #[command(hide = true)]
+    DemoService(DemoServiceArgs),
+    /// Print shell completions
+    Completions(CompletionsArgs),
+    /// Print the man page
+    Man(ManArgs),
+}
+
+/// Where the gateway is.
+#[derive(Args, Debug, Clone)]
+pub struct SocketArgs {
+    /// Path of the gateway's socket
+    #[arg(long, short, env = "BRO_SOCKET", default_value = ipc_bro::DEFAULT_GATEWAY_PATH, value_hint = ValueHint::FilePath)]
+    pub socket: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub struct GatewayArgs {
+    /// Path of the socket to listen on [default: /tmp/bro-gateway.sock]
+    #[arg(long, short, env = "BRO_SOCKET", value_hint = ValueHint::FilePath)]
+    pub socket: Option<PathBuf>,
+    /// A TOML file with these options; flags win over it
+    #[arg(long, short, value_hint = ValueHint::FilePath)]
+    pub config: Option<PathBuf>,
+    /// Permissions of the socket file, in octal [default: 0600]
+    #[arg(long, value_parser = parse_mode)]
+    pub mode: Option<u32>,
+    /// How often services must give a sign of life; silent for three of these, they are dropped [default: 30s]
+    #[arg(long, value_parser = parse_duration)]
+    pub heartbeat_interval: Option<Duration>,
+    /// Time for calls that bring no deadline [default: 30s]
+    #[arg(long, value_parser = parse_duration)]
+    pub timeout: Option<Duration>,
+    /// How long a new connection may stay without registering [default: 10s]
+    #[arg(long, value_parser = parse_duration)]
+    pub register_timeout: Option<Duration>,
+    /// How long calls in flight may go on when the gateway is told to stop [default: 5s]
+    #[arg(long, value_parser = parse_duration)]
+    pub drain_timeout: Option<Duration>,
+    /// Tell every routed call on stderr
+    #[arg(long)]
+    pub debug: bool,
+    /// Logs as JSON, one object a line
+    #[arg(long)]
+    pub log_json: bool,
+    /// Stop when standard input is closed, so that the gateway does not outlive who started it
+    #[arg(long)]
+    pub stop_with_stdin: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct LsArgs {
+    #[command(flatten)]
+    pub socket: SocketArgs,
+    /// Everything that is known, as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct CallArgs {
+    /// Name of the service
+    pub service: String,
+    /// Name of its method
+    pub method: String,
+    /// Parameters as JSON, or `-` to read them from standard input
+    #[arg(value_name = "JSON")]
+    pub params: Option<String>,
+    /// How long to wait for the result: 500ms, 5s, 2m
+    #[arg(long, short, default_value = "30s", value_parser = parse_duration)]
+    pub timeout: Duration,
+    #[command(flatten)]
+    pub socket: SocketArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct StatusArgs {
+    #[command(flatten)]
+    pub socket: SocketArgs,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct WatchArgs {
+    #[command(flatten)]
+    pub socket: SocketArgs,
+    /// Every event as a JSON object, one a line
+    #[arg(long)]
+    pub json: bool,
+    /// Stop after this many lines
+    #[arg(long)]
+    pub count: Option<u64>,
+}
+
+#[derive(Args, Debug)]
+pub struct WaitForArgs {
+    /// Name of the service
+    pub service: String,
+    /// How long to wait, for the gateway and the service together
+    #[arg(long, short, default_value = "30s", value_parser = parse_duration)]
+    pub timeout: Duration,
+    #[command(flatten)]
+    pub socket: SocketArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct PingArgs {
+    /// Name of the service
+    pub service: String,
+    /// How many times
+    #[arg(long, short, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub count: u32,
+    /// How long to wait for each answer
+    #[arg(long, short, default_value = "5s", value_parser = parse_duration)]
+    pub timeout: Duration,
+    #[command(flatten)]
+    pub socket: SocketArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct DemoArgs {
+    /// Calls of the measured part
+    #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u32).range(64..=1_000_000))]
+    pub calls: u32,
+}
+
+#[derive(Args, Debug)]
+pub struct DemoServiceArgs {
+    /// Which of them
+    pub name: String,
+    #[command(flatten)]
+    pub socket: SocketArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct CompletionsArgs {
+    /// For which shell
+    pub shell: clap_complete::Shell,
+}
+
+#[derive(Args, Debug)]
+pub struct ManArgs {
+    /// Write one page a subcommand into this directory, instead of the main page to standard output
+    #[arg(long, value_hint = ValueHint::DirPath)]
+    pub dir: Option<PathBuf>,
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| format!("{error} (examples: 500ms, 5s, 2m)"))
+}
+
+/// Permissions in octal, with or without a leading zero.
+pub fn parse_mode(text: &str) -> Result<u32, String> {
+    match u32::from_str_radix(text.trim_start_matches("0o"), 8) {
+        Ok(mode) if mode <= 0o777 => Ok(mode),
+        _ => Err("permissions are three octal digits, such as 0600 or 660".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn modes_are_octal() {
+        assert_eq!(parse_mode("0600"), Ok(0o600));
+        assert_eq!(parse_mode("660"), Ok(0o660));
+        assert!(parse_mode("999").is_err());
+        assert!(parse_mode("1777").is_err());
+    }
+}

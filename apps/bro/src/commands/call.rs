@@ -1,0 +1,38 @@
+//! `bro call`
+
+use crate::cli::CallArgs;
+use crate::connection::Connection;
+use crate::exit::Failure;
+use crate::output::print_json;
+use bro_proto::limits::FRAME_BYTES_MAX;
+use ipc_bro::CallOptions;
+use serde_json::Value;
+use std::io::Read;
+use std::time::Duration;
+
+pub async fn run(args: CallArgs) -> Result<(), Failure> {
+    let params = params(args.params.as_deref())?;
+    let connection = Connection::open(&args.socket.socket, Duration::ZERO).await?;
+    let options = CallOptions::new().timeout(args.timeout);
+    let result = connection.client().call_with::<Value>(&args.service, &args.method, params, options).await;
+    connection.close().await;
+    print_json(&result?)
+}
+
+fn params(text: Option<&str>) -> Result<Value, Failure> {
+    let text = match text {
+        None => return Ok(Value::Object(serde_json::Map::new())),
+        Some("-") => {
+            let mut text = String::new();
+            let mut input = std::io::stdin().lock().take(FRAME_BYTES_MAX as u64);
+            input.read_to_string(&mut text)?;
+            text
+        }
+        Some(text) => text.to_owned(),
+    };
+    serde_json::from_str(&text).map_err(|error| {
+        Failure::Usage(format!(
+            "the parameters are not JSON: {error}\nQuote them for the shell: '{{\"userId\": \"123\"}}'"
+        ))
+    })
+}

@@ -1,0 +1,181 @@
+//! `bro gateway`
+
+use crate::cli::{GatewayArgs, parse_mode};
+use crate::exit::Failure;
+use bro_gateway::{Gateway, GatewayConfig};
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::io::AsyncReadExt;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::filter::LevelFilter;
+
+/// The options of `--config`. Names are those of the flags, with underscores; times are in milliseconds.
+#[derive(Deserialize, Default, Debug)]
+#[serde(deny_unknown_fields)]
+struct ConfigFile {
+    socket: Option<PathBuf>,
+    /// Octal digits in a string, as for `--mode`.
+    mode: Option<String>,
+    heartbeat_interval_ms: Option<u64>,
+    timeout_ms: Option<u64>,
+    register_timeout_ms: Option<u64>,
+    drain_timeout_ms: Option<u64>,
+    debug: Option<bool>,
+    log_json: Option<bool>,
+    #[serde(default)]
+    limits: LimitsFile,
+}
+
+/// Bounds that may be changed; the defaults are in `docs/protocol.md`.
+#[derive(Deserialize, Default, Debug)]
+#[serde(deny_unknown_fields)]
+struct LimitsFile {
+    frame_bytes_max: Option<usize>,
+    depth_max: Option<u32>,
+    peers_max: Option<usize>,
+    in_flight_max: Option<usize>,
+    in_flight_per_peer_max: Option<usize>,
+    queue_pause_bytes: Option<usize>,
+    queue_calls_bytes_max: Option<usize>,
+    queue_bytes_max: Option<usize>,
+}
+
+pub fn run(args: GatewayArgs) -> Result<(), Failure> {
+    let file = args.config.as_deref().map(read_config).transpose()?.unwrap_or_default();
+    let debug = args.debug || file.debug.unwrap_or(false);
+    start_logging(debug, args.log_json || file.log_json.unwrap_or(false));
+    let stop_with_stdin = args.stop_with_stdin;
+    let config = merge(args, file, debug)?;
+    let gateway = Gateway::start(config).map_err(|error| Failure::local(error.to_string()))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let stopped_by_itself = runtime.block_on(async {
+        let (mut term, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        Ok::<_, std::io::Error>(tokio::select! {
+            _ = term.recv() => false,
+            _ = interrupt.recv() => false,
+            () = stdin_closed(), if stop_with_stdin => false,
+            () = ended(&gateway) => true,
+        })
+    })?;
+    runtime.shutdown_background();
+    if stopped_by_itself {
+        return Err(Failure::local("the gateway stopped after an internal error; its log says which"));
+    }
+    gateway.stop().map_err(|error| Failure::local(error.to_string()))
+}
+
+async fn stdin_closed() {
+    let mut input = tokio::io::stdin();
+    let mut discarded = [0; 256];
+    while matches!(input.read(&mut discarded).await, Ok(bytes) if bytes > 0) {}
+}
+
+async fn ended(gateway: &Gateway) {
+    while gateway.is_running() {
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+}
+
+fn read_config(path: &Path) -> Result<ConfigFile, Failure> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Failure::Usage(format!("cannot read {}: {error}", path.display())))?;
+    // The error shows the line and marks the column.
+    toml::from_str(&text).map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))
+}
+
+fn merge(args: GatewayArgs, file: ConfigFile, debug: bool) -> Result<GatewayConfig, Failure> {
+    let mut config = GatewayConfig { debug, ..GatewayConfig::default() };
+    if let Some(socket) = args.socket.or(file.socket) {
+        config.socket_path = socket;
+    }
+    let file_mode = file
+        .mode
+        .as_deref()
+        .map(|text| parse_mode(text).map_err(|error| Failure::Usage(format!("mode: {error}"))))
+        .transpose()?;
+    if let Some(mode) = args.mode.or(file_mode) {
+        config.mode = mode;
+    }
+    let ms = |flag: Option<Duration>, file: Option<u64>| {
+        flag.map(|duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)).or(file)
+    };
+    let router = &mut config.router;
+    let set = |target: &mut u64, value: Option<u64>, name: &str| match value {
+        Some(0) => Err(Failure::Usage(format!("{name} must be more than 0"))),
+        Some(value) => {
+            *target = value;
+            Ok(())
+        }
+        None => Ok(()),
+    };
+    let heartbeat_interval_ms = ms(args.heartbeat_interval, file.heartbeat_interval_ms);
+    set(&mut router.heartbeat_interval_ms, heartbeat_interval_ms, "heartbeat_interval")?;
+    set(&mut router.call_timeout_ms, ms(args.timeout, file.timeout_ms), "timeout")?;
+    set(&mut router.register_timeout_ms, ms(args.register_timeout, file.register_timeout_ms), "register_timeout")?;
+    if let Some(drain_ms) = ms(args.drain_timeout, file.drain_timeout_ms) {
+        config.drain_timeout_ms = drain_ms;
+    }
+    let limits = file.limits;
+    let keep = |target: &mut usize, value: Option<usize>| *target = value.unwrap_or(*target);
+    keep(&mut router.frame_bytes_max, limits.frame_bytes_max);
+    keep(&mut router.peers_max, limits.peers_max);
+    keep(&mut router.in_flight_max, limits.in_flight_max);
+    keep(&mut router.in_flight_per_peer_max, limits.in_flight_per_peer_max);
+    keep(&mut router.queue_pause_bytes, limits.queue_pause_bytes);
+    keep(&mut router.queue_calls_bytes_max, limits.queue_calls_bytes_max);
+    keep(&mut router.queue_bytes_max, limits.queue_bytes_max);
+    router.depth_max = limits.depth_max.unwrap_or(router.depth_max);
+    router.check().map_err(|error| Failure::Usage(format!("limits: {error}")))?;
+    Ok(config)
+}
+
+fn start_logging(debug: bool, json: bool) {
+    let level = if debug { LevelFilter::DEBUG } else { LevelFilter::WARN };
+    let logs = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false);
+    if json { logs.json().init() } else { logs.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args() -> GatewayArgs {
+        GatewayArgs {
+            socket: None,
+            config: None,
+            mode: None,
+            heartbeat_interval: None,
+            timeout: None,
+            register_timeout: None,
+            drain_timeout: None,
+            debug: false,
+            log_json: false,
+            stop_with_stdin: false,
+        }
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_the_file_over_defaults() {
+        let file: ConfigFile = toml::from_str(
+            "socket = '/tmp/a.sock'\nmode = '0660'\ntimeout_ms = 7\nheartbeat_interval_ms = 8\n[limits]\ndepth_max = 9",
+        )
+        .unwrap();
+        let flags = GatewayArgs { timeout: Some(Duration::from_millis(70)), ..args() };
+        let config = merge(flags, file, false).unwrap();
+        assert_eq!(config.socket_path, Path::new("/tmp/a.sock"));
+        assert_eq!(config.mode, 0o660);
+        assert_eq!(config.router.call_timeout_ms, 70);
+        assert_eq!(config.router.heartbeat_interval_ms, 8);
+        assert_eq!(config.router.depth_max, 9);
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        assert!(toml::from_str::<ConfigFile>("sokcet = '/tmp/a'").is_err());
+        let zero = ConfigFile { timeout_ms: Some(0), ..ConfigFile::default() };
+        assert!(matches!(merge(args(), zero, false), Err(Failure::Usage(_))));
+        let mode = ConfigFile { mode: Some("rw".to_owned()), ..ConfigFile::default() };
+        assert!(matches!(merge(args(), mode, false), Err(Failure::Usage(_))));
+    }
+}

@@ -1,0 +1,10 @@
+//! One file a subcommand.
+
+pub mod call;
+pub mod gateway;
+pub mod generate;
+pub mod ls;
+pub mod ping;
+pub mod status;
+pub mod wait_for;
+pub mod watch;
