@@ -1,0 +1,77 @@
+//! The project's own verbs, as `cargo xtask VERB`.
+//!
+//! - [`mod@test`]: every suite of [`suites`], each program [`watched`], its output read by [`libtest`], summed up in [`report`].
+//! - [`tidy`]: what compilers do not check; [`licences`]: what we may depend on.
+//! - [`programs`]: verbs that run a program of ours.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line speaks")]
+
+mod libtest;
+mod licences;
+mod programs;
+mod report;
+mod suites;
+mod test;
+mod tidy;
+mod watched;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Verbs of the ipc-bro project.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Run every test and lint there is.
+    Test {
+        /// Only this suite, or the tests of one crate (tests/CRATE); may be repeated.
+        #[arg(long, value_name = "SUITE")]
+        only: Vec<String>,
+        /// Print the suites instead of running them.
+        #[arg(long)]
+        list: bool,
+    },
+    /// Check what compilers do not: layers between crates, names, dead files, links.
+    Tidy,
+    /// Run `bro demo`, optimised.
+    Demo {
+        /// Passed on to `bro demo`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Measure: `cargo xtask bench -- --help` says what. The scanner has a bench of its own, `cargo bench -p bro-proto`.
+    Bench {
+        /// Passed on to `bro-bench`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().verb {
+        Verb::Test { list: true, .. } => {
+            test::list();
+            Ok(true)
+        }
+        Verb::Test { only, .. } => test::run(&only),
+        Verb::Tidy => tidy::run().map(|()| true),
+        Verb::Demo { arguments } => programs::run("bro", &["demo"], &arguments),
+        Verb::Bench { arguments } => programs::run("bro-bench", &[], &arguments),
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("cargo xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

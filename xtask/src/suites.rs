@@ -1,0 +1,137 @@
+//! Every suite that `cargo xtask test` runs, and how many tests each has at least.
+//!
+//! A suite that runs fewer tests than its minimum has failed: tests that silently stop running are the worst kind.
+//! Raise a minimum when tests are added. A lint counts as one test.
+
+/// One line of the report, or for [`Work::Tests`] one line a crate.
+pub(crate) struct Suite {
+    pub(crate) name: &'static str,
+    pub(crate) about: &'static str,
+    /// A hang is killed after this long, and is a failure. Generous: it is no measure of speed.
+    pub(crate) watchdog_s: u64,
+    /// Not used for [`Work::Tests`], where each crate has its own.
+    pub(crate) tests_min: usize,
+    pub(crate) work: Work,
+}
+
+/// What a suite does.
+pub(crate) enum Work {
+    /// The checks of `cargo xtask tidy`, one test each.
+    Tidy,
+    /// The licences of all dependencies.
+    Licences,
+    /// One cargo command whose success is the one test.
+    Cargo { arguments: &'static [&'static str], environment: &'static [(&'static str, &'static str)] },
+    /// Builds all that the later suites run.
+    Build,
+    /// Unit and integration tests of [`CRATES`].
+    Tests,
+    /// Examples in the documentation of the crates, and in the Markdown files that they include.
+    Doctests,
+    /// One of our own programs: success, and each of `expected` in its output, are one test.
+    Program { binary: &'static str, arguments: &'static [&'static str], expected: &'static [&'static str] },
+}
+
+/// In the order in which they run: what is quick to know first.
+pub(crate) const SUITES: &[Suite] = &[
+    Suite {
+        name: "fmt",
+        about: "the formatting is rustfmt's",
+        watchdog_s: 120,
+        tests_min: 1,
+        work: Work::Cargo { arguments: &["fmt", "--all", "--check", "--", "--color", "never"], environment: &[] },
+    },
+    Suite { name: "tidy", about: "what compilers do not check", watchdog_s: 120, tests_min: 7, work: Work::Tidy },
+    Suite {
+        name: "licences",
+        about: "every dependency has a licence that we allow",
+        watchdog_s: 600,
+        tests_min: 1,
+        work: Work::Licences,
+    },
+    Suite {
+        name: "clippy",
+        about: "no warnings, in any target and with every feature",
+        watchdog_s: 1800,
+        tests_min: 1,
+        work: Work::Cargo {
+            arguments: &["clippy", "--quiet", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"],
+            environment: &[],
+        },
+    },
+    Suite {
+        name: "doc",
+        about: "the documentation builds without warnings",
+        watchdog_s: 1800,
+        tests_min: 1,
+        work: Work::Cargo {
+            arguments: &["doc", "--quiet", "--workspace", "--no-deps", "--all-features"],
+            environment: &[("RUSTDOCFLAGS", "-D warnings")],
+        },
+    },
+    Suite {
+        name: "build",
+        about: "programs, tests and examples compile",
+        watchdog_s: 1800,
+        tests_min: 1,
+        work: Work::Build,
+    },
+    Suite {
+        name: "tests",
+        about: "unit and integration tests, crate by crate (select one with tests/CRATE)",
+        watchdog_s: 1800,
+        tests_min: 0,
+        work: Work::Tests,
+    },
+    Suite {
+        name: "doctests",
+        about: "examples in documentation",
+        watchdog_s: 1800,
+        tests_min: 0,
+        work: Work::Doctests,
+    },
+    Suite {
+        name: "demo",
+        about: "`bro demo` on real processes: it exits with 0 only if everything happened as it says",
+        watchdog_s: 180,
+        tests_min: 1,
+        work: Work::Program { binary: "bro", arguments: &["demo"], expected: &["p50", "p99"] },
+    },
+];
+
+/// The tests of one crate.
+pub(crate) struct CrateTests {
+    pub(crate) name: &'static str,
+    pub(crate) tests_min: usize,
+    /// Optimised, because the tests are long loops.
+    pub(crate) is_release: bool,
+    /// Its tests start the `bro` program, which they find through the variable BRO_BIN.
+    pub(crate) needs_bro: bool,
+}
+
+impl CrateTests {
+    const fn new(name: &'static str, tests_min: usize) -> CrateTests {
+        CrateTests { name, tests_min, is_release: false, needs_bro: false }
+    }
+
+    const fn with_bro(mut self) -> CrateTests {
+        self.needs_bro = true;
+        self
+    }
+}
+
+/// Every member of the workspace: one that is missing here is a failure.
+pub(crate) const CRATES: &[CrateTests] = &[
+    CrateTests::new("bro-proto", 24),
+    CrateTests::new("bro-router", 0),
+    CrateTests::new("bro-session", 0),
+    CrateTests::new("bro-gateway", 0),
+    CrateTests::new("ipc-bro", 0),
+    CrateTests::new("bro-testing", 0).with_bro(),
+    CrateTests::new("bro", 0).with_bro(),
+    CrateTests::new("bro-bench", 0),
+    CrateTests::new("xtask", 31),
+];
+
+/// Tests that may be left out: crate, test, reason. Any other ignored test is a failure.
+pub(crate) const IGNORED: &[(&str, &str, &str)] = &[];
