@@ -8,6 +8,14 @@ use serde::de::DeserializeOwned;
 use std::path::Path;
 use std::time::Duration;
 
+/// What the names of these connections begin with.
+const NAME_PREFIX: &str = "bro-cli-";
+
+/// Whether a service is one of these connections, and of no interest to who lists services.
+pub fn is_command(service: &str) -> bool {
+    service.starts_with(NAME_PREFIX)
+}
+
 /// A short-lived client under a name that no service has.
 pub struct Connection {
     client: Client,
@@ -16,7 +24,7 @@ pub struct Connection {
 impl Connection {
     /// Connects; `wait` is how long a gateway that is not there may take to appear.
     pub async fn open(socket: &Path, wait: Duration) -> Result<Connection, Failure> {
-        let client = Client::builder(format!("bro-cli-{}", std::process::id()))
+        let client = Client::builder(format!("{NAME_PREFIX}{}", std::process::id()))
             .gateway_path(socket)
             .auto_reconnect(false)
             .wait_for_gateway(wait)

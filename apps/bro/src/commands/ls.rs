@@ -1,7 +1,7 @@
 //! `bro ls`
 
 use crate::cli::LsArgs;
-use crate::connection::Connection;
+use crate::connection::{Connection, is_command};
 use crate::exit::Failure;
 use crate::output::{age, print_json, print_line, table, wall_ms};
 use serde_json::{Value, json};
@@ -9,14 +9,13 @@ use std::time::Duration;
 
 pub async fn run(args: LsArgs) -> Result<(), Failure> {
     let connection = Connection::open(&args.socket.socket, Duration::ZERO).await?;
-    let own_name = connection.client().service_name().to_owned();
     let mut answer: Value = connection.ask("services", json!({}), Duration::from_secs(10)).await?;
     connection.close().await;
     let mut services = match answer["services"].take() {
         Value::Array(services) => services,
         _ => return Err(Failure::local("the gateway's answer has no list of services")),
     };
-    services.retain(|service| service["name"] != own_name.as_str());
+    services.retain(|service| !service["name"].as_str().is_some_and(is_command));
     if args.json {
         return print_json(&json!({ "services": services }));
     }

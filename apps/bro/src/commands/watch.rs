@@ -1,7 +1,7 @@
 //! `bro watch`
 
 use crate::cli::WatchArgs;
-use crate::connection::Connection;
+use crate::connection::{Connection, is_command};
 use crate::exit::Failure;
 use crate::output::{duration_us, print_line, time_of_day};
 use serde::Deserialize;
@@ -22,7 +22,6 @@ struct Batch {
 
 pub async fn run(args: WatchArgs) -> Result<(), Failure> {
     let connection = Connection::open(&args.socket.socket, Duration::ZERO).await?;
-    let own_name = connection.client().service_name().to_owned();
     let answer_limit = POLL + Duration::from_secs(10);
     let mut cursor = connection.ask::<Batch>("events", json!({}), answer_limit).await?.cursor;
     let mut left = args.count.unwrap_or(u64::MAX);
@@ -37,9 +36,6 @@ pub async fn run(args: WatchArgs) -> Result<(), Failure> {
             anstream::eprintln!("bro: {} events were lost, this watcher is too slow", batch.dropped);
         }
         for event in &batch.events {
-            if event["serviceName"] == own_name.as_str() {
-                continue;
-            }
             let line = if args.json { Some(event.to_string()) } else { describe(event) };
             if let Some(line) = line {
                 print_line(&line)?;
@@ -56,10 +52,13 @@ pub async fn run(args: WatchArgs) -> Result<(), Failure> {
 
 /// One line for an event that a person wants to see. A call is one line, printed when it has ended.
 fn describe(event: &Value) -> Option<String> {
+    if event["serviceName"].as_str().is_some_and(is_command) {
+        return None;
+    }
     let text = |field: &str| event[field].as_str().unwrap_or("?").to_owned();
     let what = match event["event"].as_str()? {
         "response-routed" => {
-            let outcome = match (event["status"].as_str(), event["code"].as_str()) {
+            let outcome = match (event["status"].as_str(), event["gatewayCode"].as_str()) {
                 (Some("success"), _) => "ok".to_owned(),
                 (_, Some(code)) => format!("failed {code}"),
                 _ => "failed".to_owned(),
