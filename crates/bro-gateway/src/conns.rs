@@ -117,7 +117,9 @@ impl Conns {
     }
 
     pub(crate) fn is_open(&self, peer: PeerId) -> bool {
-        self.slots.get(peer.slot as usize).is_some_and(|slot| slot.as_ref().is_some_and(|conn| conn.generation == peer.generation))
+        self.slots
+            .get(peer.slot as usize)
+            .is_some_and(|slot| slot.as_ref().is_some_and(|conn| conn.generation == peer.generation))
     }
 
     pub(crate) fn is_paused(&self, peer: PeerId) -> bool {

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd};
 /// another pid namespace (a socket shared between containers). Hence the plain system call.
 pub(crate) fn peer_identity(socket: impl AsFd) -> PeerIdentity {
     let mut credentials = libc::ucred { pid: 0, uid: 0, gid: 0 };
-    let mut bytes = mem::size_of::<libc::ucred>() as libc::socklen_t;
+    let mut bytes = libc::socklen_t::try_from(mem::size_of::<libc::ucred>()).expect("a small structure");
     // SAFETY: the descriptor is open for the duration of the borrow; the kernel writes at most `bytes` bytes to
     // `credentials`, which is that large, valid for writes, and made of integers for which every value is valid.
     let result = unsafe {

@@ -61,6 +61,8 @@ pub(crate) struct Driver {
     listener: Option<Listener>,
     /// Until when no connection is accepted, after the system refused one.
     accept_again_us: Option<u64>,
+    /// Refused since the backlog was last empty: reported once.
+    is_accept_refused: bool,
     commands: Receiver<Command>,
     shared: Arc<Shared>,
     drain_timeout_ms: u64,
@@ -110,6 +112,7 @@ impl Driver {
             lingering: Lingering::new(),
             listener: Some(listener),
             accept_again_us: None,
+            is_accept_refused: false,
             commands,
             shared,
             drain_timeout_ms,
@@ -369,14 +372,20 @@ impl Driver {
                         Err(refusal) => self.conns.reject(socket, &refusal_frame(&refusal, self.now)),
                     }
                 }
-                Err(Errno::AGAIN) => return,
+                Err(Errno::AGAIN) => {
+                    self.is_accept_refused = false;
+                    return;
+                }
                 Err(Errno::INTR | Errno::CONNABORTED | Errno::PROTO) => {}
                 Err(error) => {
                     // Out of descriptors or memory. The backlog stays readable, so waiting for it would be spinning.
                     self.accept_again_us = Some(self.now.mono_us + limits::ACCEPT_BACKOFF_MS * 1000);
                     self.watch_listener(EventFlags::empty());
+                    if std::mem::replace(&mut self.is_accept_refused, true) {
+                        return;
+                    }
                     let message = format!(
-                        "cannot accept connections: {error}; {} are open; trying again in {} ms",
+                        "cannot accept connections: {error}; {} are open; trying again every {} ms",
                         self.router.peers_len(),
                         limits::ACCEPT_BACKOFF_MS
                     );

@@ -1,5 +1,6 @@
 //! What can go wrong with a gateway.
 
+use bro_router::ConfigError;
 use std::io;
 use std::path::PathBuf;
 
@@ -59,6 +60,9 @@ pub enum StartError {
         /// The reason given.
         source: io::Error,
     },
+    /// The limits contradict each other.
+    #[error("the gateway's options do not fit together")]
+    Config(#[from] ConfigError),
     /// No event loop or no thread could be created.
     #[error("cannot create {what}")]
     Resources {

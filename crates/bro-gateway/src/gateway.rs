@@ -73,6 +73,7 @@ impl Gateway {
     }
 
     fn launch(config: GatewayConfig, mask: EventMask, sink: Option<EventSink>) -> Result<Gateway, StartError> {
+        config.router.check()?;
         raise_open_files_limit();
         let resource = |what| move |error: rustix::io::Errno| StartError::Resources { what, source: error.into() };
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(resource("a wakeup"))?;

@@ -70,8 +70,10 @@ impl Journal {
 
     /// Something happened to the gateway itself. Who listens at all hears of it, whatever the mask.
     pub(crate) fn record_own(&mut self, event: GatewayEvent) {
-        if let GatewayEvent::SocketError { message } = &event {
-            tracing::warn!("{message}");
+        if let GatewayEvent::SocketError { message } = &event
+            && let Some(left_out) = self.warnings.take(self.now_us)
+        {
+            tracing::warn!(left_out, "{message}");
         }
         if self.sink.is_some() {
             self.batch.push(event);
@@ -176,7 +178,9 @@ mod tests {
         journal.record_own(GatewayEvent::Stopped);
         journal.deliver();
         let batch = receiver.recv().unwrap();
-        assert!(matches!(&batch[..], [GatewayEvent::ServiceRegistered { service, .. }, GatewayEvent::Stopped] if service == "a"));
+        assert!(
+            matches!(&batch[..], [GatewayEvent::ServiceRegistered { service, .. }, GatewayEvent::Stopped] if service == "a")
+        );
         assert!(receiver.try_recv().is_err(), "an empty batch is not handed over");
     }
 }

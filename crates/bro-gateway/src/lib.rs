@@ -35,7 +35,7 @@ mod linger;
 mod outgoing;
 mod socket_file;
 
-pub use bro_router::{CloseReason, Counters, EventMask, InstanceView, PeerId, RouterConfig, ServiceView};
+pub use bro_router::{CloseReason, ConfigError, Counters, EventMask, InstanceView, PeerId, RouterConfig, ServiceView};
 pub use config::{DEFAULT_SOCKET_PATH, GatewayConfig};
 pub use error::{StartError, StopReason, Stopped};
 pub use event::GatewayEvent;

@@ -342,6 +342,7 @@ impl Queue {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "small random numbers")]
 mod tests {
     use super::*;
     use crate::inbox::Buffers;
@@ -351,7 +352,7 @@ mod tests {
     /// Parts of every kind and size, written to a socket that is read from now and then, arrive in order.
     #[test]
     fn nothing_is_lost_or_reordered_by_a_slow_socket() {
-        for seed in 0..30 {
+        for seed in 0..12 {
             let mut rng = bro_proto::rng::Rng::new(seed);
             let (near, mut far) = UnixStream::pair().unwrap();
             far.set_nonblocking(true).unwrap();

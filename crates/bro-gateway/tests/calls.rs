@@ -1,5 +1,7 @@
 //! Calls through a gateway, whatever the pieces in which the bytes arrive, and what comes back for bytes that make no sense.
 
+#![expect(clippy::cast_possible_truncation, reason = "small random numbers")]
+
 mod common;
 
 use common::{RawPeer, frame, start, until};
@@ -13,13 +15,13 @@ fn a_call_and_its_answer() {
     let mut caller = RawPeer::registered(&directory.socket(), "caller");
     caller.call("req-1", "callee", json!({"n": 1}));
     let call = callee.receive();
-    assert_eq!(
-        (&call["id"], &call["from"], &call["params"]),
-        (&json!("req-1"), &json!("caller"), &json!({"n": 1}))
-    );
+    assert_eq!((&call["id"], &call["from"], &call["params"]), (&json!("req-1"), &json!("caller"), &json!({"n": 1})));
     callee.answer(&call);
     let answer = caller.receive();
-    assert_eq!((&answer["id"], &answer["status"], &answer["data"]), (&json!("req-1"), &json!("success"), &json!({"n": 1})));
+    assert_eq!(
+        (&answer["id"], &answer["status"], &answer["data"]),
+        (&json!("req-1"), &json!("success"), &json!({"n": 1}))
+    );
     let status = gateway.status().unwrap();
     assert_eq!((status.peers, status.in_flight, status.queued_bytes), (2, 0, 0));
     assert_eq!(status.services.len(), 2);
@@ -109,13 +111,8 @@ fn pipelined_calls_in_random_pieces_all_come_back() {
 #[test]
 fn large_frames_go_both_ways_unchanged() {
     let (directory, gateway) = start();
-    let mut callee = RawPeer::registered(&directory.socket(), "callee");
+    let serving = RawPeer::registered(&directory.socket(), "callee").echo();
     let mut caller = RawPeer::registered(&directory.socket(), "caller");
-    let serving = std::thread::spawn(move || {
-        while let Some(call) = callee.try_receive() {
-            callee.answer(&call);
-        }
-    });
     for (index, bytes) in [100, 70_000, 300_000, 1 << 20, (8 << 20) + 17, 3].into_iter().enumerate() {
         let text: String = (0..bytes).map(|at| char::from(b'a' + (at % 23) as u8)).collect();
         caller.call(&format!("req-{index}"), "callee", json!(text));
@@ -126,7 +123,8 @@ fn large_frames_go_both_ways_unchanged() {
     // Two large ones behind each other with small ones in between, from a caller whose `from` has to be corrected.
     let mut stream = Vec::new();
     for index in 0..6 {
-        let mut call = caller.call_value(&format!("mix-{index}"), "callee", json!("y".repeat([20, 2_000_000][index % 2])));
+        let mut call =
+            caller.call_value(&format!("mix-{index}"), "callee", json!("y".repeat([20, 2_000_000][index % 2])));
         call["from"] = json!("somebody-else");
         stream.extend(frame(&call));
     }

@@ -2,7 +2,7 @@
 
 mod common;
 
-use bro_gateway::{CloseReason, EventMask, Gateway, GatewayConfig, GatewayEvent, StopReason};
+use bro_gateway::{CloseReason, EventMask, Gateway, GatewayConfig, GatewayEvent, StartError, StopReason};
 use common::{RawPeer, TempDir, start, until};
 use serde_json::json;
 use std::sync::mpsc::{Receiver, channel};
@@ -22,12 +22,10 @@ fn drain_lets_calls_in_flight_finish_and_refuses_new_ones() {
     caller.call("req-1", "callee", json!(1));
     let call = callee.receive();
     gateway.drain().unwrap();
-    until("draining to begin", || {
-        caller.call("req-2", "callee", json!(2));
-        let answer = caller.receive();
-        assert_eq!(answer["error"]["code"], "SHUTTING_DOWN", "{answer}");
-        true
-    });
+    gateway.status().unwrap(); // answered after draining has begun
+    caller.call("req-2", "callee", json!(2));
+    let answer = caller.receive();
+    assert_eq!(answer["error"]["code"], "SHUTTING_DOWN", "{answer}");
     let mut late = RawPeer::connect(&directory.socket());
     late.register("late");
     assert_eq!(late.receive()["error"]["code"], "SHUTTING_DOWN");
@@ -108,7 +106,7 @@ fn stopping_from_several_threads_stops_once() {
     let (_directory, gateway) = start();
     let stopped = std::thread::scope(|scope| {
         let stoppers: Vec<_> = (0..8).map(|_| scope.spawn(|| gateway.stop().is_ok())).collect();
-        stoppers.into_iter().filter(|_| true).map(|stopper| stopper.join().unwrap()).filter(|ok| *ok).count()
+        stoppers.into_iter().map(|stopper| stopper.join().unwrap()).filter(|ok| *ok).count()
     });
     assert!(stopped >= 1);
     assert_eq!(gateway.wait(), StopReason::Requested);
@@ -134,7 +132,10 @@ fn events_tell_the_life_of_a_call() {
         found[0]
     };
     let order = [
-        position("started", &|event| matches!(event, GatewayEvent::Started { socket_path } if *socket_path == directory.socket())),
+        position(
+            "started",
+            &|event| matches!(event, GatewayEvent::Started { socket_path } if *socket_path == directory.socket()),
+        ),
         position("registered", &|event| {
             matches!(event, GatewayEvent::ServiceRegistered { service, methods, version, .. }
                 if service == "callee" && *methods == ["echo"] && version.as_deref() == Some("1.0.0"))
@@ -148,17 +149,21 @@ fn events_tell_the_life_of_a_call() {
             matches!(event, GatewayEvent::ResponseRouted { from, to, request_id, gateway_code: None, .. }
                 if from == "callee" && to == "caller" && request_id == "req-1")
         }),
-        position("disconnected", &|event| {
-            matches!(event, GatewayEvent::ServiceDisconnected { service, reason: CloseReason::Gone } if service == "callee")
-        }),
-        position("stopping", &|event| {
-            matches!(event, GatewayEvent::Closed { service: Some(service), reason: CloseReason::Stopping, .. } if service == "caller")
-        }),
+        position(
+            "disconnected",
+            &|event| matches!(event, GatewayEvent::ServiceDisconnected { service, reason: CloseReason::Gone } if service == "callee"),
+        ),
+        position(
+            "stopping",
+            &|event| matches!(event, GatewayEvent::Closed { service: Some(service), reason: CloseReason::Stopping, .. } if service == "caller"),
+        ),
         position("stopped", &|event| *event == GatewayEvent::Stopped),
     ];
     assert!(order.is_sorted(), "{order:?} in {events:#?}");
     assert_eq!(order[6], events.len() - 1);
-    let connections = events.iter().filter(|event| matches!(event, GatewayEvent::Connection { pid, .. } if *pid == Some(std::process::id())));
+    let connections = events
+        .iter()
+        .filter(|event| matches!(event, GatewayEvent::Connection { pid, .. } if *pid == Some(std::process::id())));
     assert_eq!(connections.count(), 2);
 }
 
@@ -224,6 +229,15 @@ fn a_sink_that_panics_ends_the_gateway_and_hangs_nobody() {
 }
 
 #[test]
+fn limits_that_contradict_each_other_are_refused() {
+    let directory = TempDir::new();
+    let mut config = GatewayConfig::new(directory.socket());
+    config.router.queue_bytes_max = config.router.queue_pause_bytes;
+    assert!(matches!(Gateway::start(config), Err(StartError::Config(_))));
+    assert_eq!(directory.entries(), [""; 0]);
+}
+
+#[test]
 fn timers_fire_without_traffic() {
     let directory = TempDir::new();
     let mut config = GatewayConfig::new(directory.socket());
@@ -245,7 +259,8 @@ fn timers_fire_without_traffic() {
 #[test]
 fn an_idle_gateway_sleeps() {
     let (directory, gateway) = start();
-    let _peers: Vec<_> = (0..20).map(|index| RawPeer::registered(&directory.socket(), &format!("peer-{index}"))).collect();
+    let _peers: Vec<_> =
+        (0..20).map(|index| RawPeer::registered(&directory.socket(), &format!("peer-{index}"))).collect();
     let switches = || -> u64 {
         let tasks = std::fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap().path());
         let task = tasks

@@ -99,12 +99,9 @@ fn what_is_not_a_socket_is_never_removed() {
     leave_stale_socket(&path.join("target"));
     symlink(path.join("target"), path.join("link")).unwrap();
     symlink(path.join("nowhere"), path.join("dangling")).unwrap();
-    for (name, kind) in [
-        ("file", "a file"),
-        ("directory", "a directory"),
-        ("link", "a symbolic link"),
-        ("dangling", "a symbolic link"),
-    ] {
+    for (name, kind) in
+        [("file", "a file"), ("directory", "a directory"), ("link", "a symbolic link"), ("dangling", "a symbolic link")]
+    {
         let error = try_start(&path.join(name)).unwrap_err();
         assert!(matches!(error, StartError::NotASocket { kind: found, .. } if found == kind), "{name}: {error:?}");
     }

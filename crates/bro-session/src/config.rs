@@ -6,7 +6,8 @@ use bro_proto::limits::{
     METADATA_BYTES_MAX, POOL_SIZE_MAX, RECONNECT_DELAY_MS, REGISTER_BYTES_MAX, REQUESTS_MAX,
 };
 use bro_proto::name::check_service_name;
-use bro_proto::v1::Encoding;
+use bro_proto::v1::rewrite::transcode;
+use bro_proto::v1::{Encoding, Payload};
 
 /// Everything a session is told at its start. The defaults are the readme's.
 #[derive(Clone, Debug)]
@@ -99,9 +100,16 @@ impl SessionConfig {
         serde_json::to_vec(&metadata).expect("a map of JSON values is JSON")
     }
 
-    /// Checks the size of what [`Self::metadata_json`] gives.
+    /// Checks what [`Self::metadata_json`] gives: both encodings must be able to carry it.
     pub(crate) fn check_metadata(&self) -> Result<(), ErrorBody> {
-        let bytes = self.metadata_json(POOL_SIZE_MAX).len();
+        let json = self.metadata_json(POOL_SIZE_MAX);
+        let mut msgpack = Vec::new();
+        if let Err(error) =
+            transcode(Payload { encoding: Encoding::Json, bytes: &json }, Encoding::Msgpack, &mut msgpack)
+        {
+            return Err(ErrorBody::new(ErrorCode::InvalidArgument, format!("metadata: {error}")));
+        }
+        let bytes = json.len().max(msgpack.len());
         if bytes > METADATA_BYTES_MAX {
             let why = format!("metadata: {bytes} bytes, at most {METADATA_BYTES_MAX} are accepted");
             return Err(ErrorBody::new(ErrorCode::PayloadTooLarge, why));

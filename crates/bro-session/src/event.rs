@@ -14,7 +14,8 @@ pub enum Output {
     /// Open a connection to the gateway; then call `handle_connected` or `handle_connect_failed`.
     Connect(ConnId),
     /// Write `unsent` if there is any (it follows what was already taken from the outbound queue; a bounded wait
-    /// is enough), then close the connection, or give up opening it. The session has already forgotten it.
+    /// is enough), then close the connection, or give up opening it. The session has already forgotten it. Nothing is
+    /// to be done when it has ended on its own in the meantime.
     Close {
         /// Which connection.
         conn: ConnId,

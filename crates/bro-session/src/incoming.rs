@@ -8,7 +8,8 @@ use crate::session::{Session, Timer, append_error, check_reach, later_ms};
 use bro_proto::context::CallContext;
 use bro_proto::error::{ErrorBody, ErrorCode};
 use bro_proto::limits::{
-    CALL_ID_BYTES_MAX, CALL_TIMEOUT_MAX_MS, CLIENT_QUEUE_ERRORS_BYTES_MAX, PING_METHOD, SERVICE_NAME_BYTES_MAX,
+    CALL_ID_BYTES_MAX, CALL_TIMEOUT_MAX_MS, CLIENT_QUEUE_ERRORS_BYTES_MAX, METHOD_NAME_BYTES_MAX, PING_METHOD,
+    SERVICE_NAME_BYTES_MAX,
 };
 use bro_proto::time::Now;
 use bro_proto::v1::encode::{ContextSource, Outcome, ResponseFields, encode_response};
@@ -128,6 +129,10 @@ impl Session {
         };
         check_reach(context.depth, context.deadline_ms, now)?;
         let method = &*method.value;
+        if method.len() > METHOD_NAME_BYTES_MAX {
+            let why = format!("method name of {} bytes, at most {METHOD_NAME_BYTES_MAX} are accepted", method.len());
+            return Err(ErrorBody::new(ErrorCode::InvalidMessage, why));
+        }
         if method == PING_METHOD {
             return Ok(Admitted::Ping);
         }

@@ -90,6 +90,12 @@ impl RequestTable {
         self.slots.remove(id.slot, id.generation)
     }
 
+    /// The context of a request as it came.
+    pub(crate) fn context(&self, id: RequestId) -> Option<Payload<'_>> {
+        let (generation, in_work) = self.slots.at(id.slot)?;
+        if generation == id.generation { in_work.echo.context() } else { None }
+    }
+
     /// The requests that came on `conn`, or all.
     pub(crate) fn select(&self, conn: Option<ConnId>) -> Vec<RequestId> {
         let found = self.slots.select(|in_work| conn.is_none_or(|conn| in_work.conn == conn));

@@ -32,7 +32,8 @@ use std::collections::VecDeque;
 /// 3. sleep until [`Session::wakeup_ms`], a socket or a command; when that moment has passed, call
 ///    [`Session::handle_time`].
 ///
-/// Inputs may be batched: nothing is lost when several come before the next poll. Ids of connections, calls and requests
+/// Inputs may be batched: nothing is lost when several come before the next poll. Only before [`Session::connect`] the outputs
+/// must have been polled: events do not say which `connect` they answer, their order does. Ids of connections, calls and requests
 /// that are gone are recognised and ignored, so a driver needs no care about what crosses on the way.
 ///
 /// # What holds
@@ -303,6 +304,12 @@ impl Session {
     /// The methods that others may call, in the order of registration.
     pub fn methods(&self) -> &[Box<str>] {
         self.methods.names()
+    }
+
+    /// The context of a request in work as its caller encoded it; `None` when it came without one, or is not in work.
+    /// What [`crate::Request::context`] holds, for drivers whose users read JSON themselves.
+    pub fn request_context(&self, id: RequestId) -> Option<Payload<'_>> {
+        self.requests.context(id)
     }
 
     /// The present state.

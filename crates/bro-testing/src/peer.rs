@@ -146,7 +146,7 @@ impl V1Peer {
     /// Makes the context of a first call, as the old library does: it appends the caller, not the callee.
     pub fn old_context(&self, timeout_ms: u64) -> Value {
         json!({
-            "root": format!("root-{}-{}", now_ms(), self.name), "chain": [self.name, self.name], "depth": 2,
+            "root": format!("root-{}-{:06}", now_ms(), self.calls), "chain": [self.name, self.name], "depth": 2,
             "deadline": now_ms() + timeout_ms
         })
     }

@@ -415,6 +415,36 @@ fn row_10_equal_ids_of_two_callers_end_each_at_its_own_caller() {
 }
 
 #[test]
+fn row_10_a_late_answer_never_ends_another_call_that_has_the_same_id() {
+    for_each_mix(|mix| {
+        let mut scene = Scene::new(mix);
+        let path = scene.gateway.socket_path().to_owned();
+        // The first call with this id is given up by its deadline, the second by the death of its caller.
+        let context = scene.caller.old_context(50);
+        scene.caller.send_call("req-same", "user", "find", json!("order's"), context);
+        let timed_out = scene.callee.expect_call();
+        scene.caller.expect_failure("req-same", "TIMEOUT");
+        let mut dying = V1Peer::register(&path, mix.caller, "cart", &[]);
+        let context = dying.old_context(60_000);
+        dying.send_call("req-same", "user", "find", json!("cart's"), context);
+        let orphaned = scene.callee.expect_call();
+        drop(dying);
+        wait_until("the dead caller is forgotten", || describe(&mut scene.caller, "cart").is_none());
+        let mut back = V1Peer::register(&path, mix.caller, "cart", &[]);
+        let context = back.old_context(60_000);
+        back.send_call("req-same", "user", "find", json!("cart's again"), context);
+        let wanted = scene.callee.expect_call();
+        assert_eq!(wanted["params"], "cart's again");
+        scene.callee.respond(&timed_out, json!("late for order"));
+        scene.callee.respond(&orphaned, json!("late for the dead"));
+        scene.callee.respond(&wanted, json!("right"));
+        assert_eq!(back.expect_success("req-same"), json!("right"));
+        back.expect_nothing_before_now();
+        scene.caller.expect_nothing_before_now();
+    });
+}
+
+#[test]
 fn row_11_frames_may_arrive_in_any_pieces() {
     for_each_mix(|mix| {
         let mut scene = Scene::new(mix);

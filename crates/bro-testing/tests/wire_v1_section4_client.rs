@@ -127,8 +127,9 @@ fn row_05_concurrent_handlers_of_our_client_keep_each_its_own_context() {
             tokio::task::block_in_place(|| {
                 let mut expected = Vec::new();
                 for caller in &mut callers {
-                    let context = caller.old_context(60_000);
+                    let mut context = caller.old_context(20_000);
                     let name = caller.name().to_owned();
+                    context["root"] = json!(format!("root-of-{name}"));
                     let id = caller.start_call_with("user", "find", json!(name), context.clone());
                     expected.push((id, name, context));
                 }

@@ -47,17 +47,21 @@ pub fn run(args: GatewayArgs) -> Result<(), Failure> {
     start_logging(debug, args.log_json || file.log_json.unwrap_or(false));
     let stop_with_stdin = args.stop_with_stdin;
     let config = merge(args, file, debug)?;
-    let gateway = Gateway::start(config).map_err(|error| Failure::local(error.to_string()))?;
+    // The signals are watched before the first peer can connect: a SIGTERM right after the start must stop in good order too.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (mut term, mut interrupt) = {
+        let _entered = runtime.enter();
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
+    };
+    let gateway = Gateway::start(config).map_err(|error| Failure::local(error.to_string()))?;
     let stopped_by_itself = runtime.block_on(async {
-        let (mut term, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        Ok::<_, std::io::Error>(tokio::select! {
+        tokio::select! {
             _ = term.recv() => false,
             _ = interrupt.recv() => false,
             () = stdin_closed(), if stop_with_stdin => false,
             () = ended(&gateway) => true,
-        })
-    })?;
+        }
+    });
     runtime.shutdown_background();
     if stopped_by_itself {
         return Err(Failure::local("the gateway stopped after an internal error; its log says which"));

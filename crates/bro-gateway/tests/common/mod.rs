@@ -7,6 +7,8 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::channel;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Ends a test that hangs; no test expects anything to be faster than this.
@@ -34,8 +36,10 @@ impl TempDir {
 
     /// Names of everything in it.
     pub(crate) fn entries(&self) -> Vec<String> {
-        let mut names: Vec<_> =
-            std::fs::read_dir(&self.0).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<_> = std::fs::read_dir(&self.0)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
         names.sort();
         names
     }
@@ -118,6 +122,23 @@ impl RawPeer {
         json!({
             "type": "RESPONSE", "id": call["id"], "from": call["to"], "to": call["from"], "status": "success",
             "data": call["params"], "context": call["context"],
+        })
+    }
+
+    /// Answers every call until the end of the stream. Reads and writes on threads of their own, as programs should.
+    pub(crate) fn echo(mut self) -> JoinHandle<()> {
+        let mut writer = self.stream.try_clone().unwrap();
+        let (answers, to_write) = channel::<Vec<u8>>();
+        let writing = std::thread::spawn(move || {
+            // The gateway may have gone before the last answers.
+            to_write.iter().take_while(|answer| writer.write_all(answer).is_ok()).for_each(drop);
+        });
+        std::thread::spawn(move || {
+            while let Some(call) = self.try_receive() {
+                let _ = answers.send(frame(&self.answer_value(&call)));
+            }
+            drop(answers);
+            writing.join().unwrap();
         })
     }
 

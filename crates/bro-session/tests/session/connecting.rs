@@ -167,6 +167,7 @@ fn lost_connections_are_made_again_with_growing_delays() {
     pair.accept_all();
     assert!(matches!(pair.next_event(), SessionEvent::Connected));
     let conn = pair.conn(0);
+    pair.events.clear();
     pair.hang_up(conn);
     pair.next_event();
     assert!(matches!(pair.next_event(), SessionEvent::Reconnecting { attempt: 1, .. }), "counted from the start again");
@@ -457,6 +458,8 @@ fn a_bad_configuration_is_refused_with_a_code() {
     let now = bro_proto::time::Now::default();
     let mut large = serde_json::Map::new();
     large.insert("x".into(), "y".repeat(70_000).into());
+    let mut deep = serde_json::Map::new();
+    deep.insert("x".into(), (0..200).fold(json!(1), |inner, _| json!([inner])));
     let bad = [
         SessionConfig::new(""),
         SessionConfig::new("x".repeat(256)),
@@ -466,6 +469,7 @@ fn a_bad_configuration_is_refused_with_a_code() {
         SessionConfig { frame_bytes_max: 10, ..config() },
         SessionConfig { methods: vec![String::new()], ..config() },
         SessionConfig { metadata: large, ..config() },
+        SessionConfig { metadata: deep, encoding: Encoding::Msgpack, ..config() },
     ];
     for config in bad {
         let name = format!("{config:?}");

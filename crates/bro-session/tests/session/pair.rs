@@ -217,7 +217,7 @@ pub(crate) fn payload_value(payload: &OwnedPayload) -> Value {
 }
 
 /// The whole frames in `bytes`, read without the code under test, and how many bytes they have.
-fn split_frames(bytes: &[u8], encoding: Encoding) -> (Vec<Value>, usize) {
+pub(crate) fn split_frames(bytes: &[u8], encoding: Encoding) -> (Vec<Value>, usize) {
     let mut frames = Vec::new();
     let mut used = 0;
     while let Some(prefix) = bytes[used..].first_chunk::<4>() {

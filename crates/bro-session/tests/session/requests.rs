@@ -91,6 +91,7 @@ fn what_cannot_be_worked_on_is_answered_at_once() {
     let cases = [
         (with("method", json!("nope")), ErrorCode::MethodNotFound),
         (without("method"), ErrorCode::InvalidMessage),
+        (with("method", json!("x".repeat(256))), ErrorCode::InvalidMessage),
         (with("context", late), ErrorCode::DeadlineExceeded),
         (with("context", deep), ErrorCode::MaxDepthExceeded),
         (with("context", invalid), ErrorCode::InvalidContext),

@@ -81,6 +81,8 @@ impl Plan {
                 report.ok += 1;
                 if *answer != self.params || self.kind == Kind::Refuse {
                     report.wrong_answers += 1;
+                    *report.unfit.entry(format!("an answer of another call to a {:?} call", self.kind)).or_default() +=
+                        1;
                 }
             }
             Err(code) => {

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// How long a new gateway is left alone, so that the connection that found it accepting is closed.
-const SETTLE: Duration = Duration::from_millis(200);
+const SETTLE: Duration = Duration::from_millis(500);
 /// How long the load runs before anything is killed.
 const WARM_UP: Duration = Duration::from_millis(1500);
 /// The shortest pause between two kills, in milliseconds.

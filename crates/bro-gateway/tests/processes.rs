@@ -1,0 +1,171 @@
+//! What needs a gateway in a process of its own: a low limit of open files, another umask.
+//! Also many connections at once.
+
+#![expect(clippy::print_stdout, reason = "how the gateway's process reports to the test")]
+
+mod common;
+
+use bro_gateway::{EventMask, Gateway, GatewayConfig, GatewayEvent};
+use common::{RawPeer, TempDir, start, until};
+use serde_json::json;
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::channel;
+
+/// Names the socket to the process that [`gateway_process`] runs in.
+const SOCKET_VARIABLE: &str = "BRO_GATEWAY_TEST_SOCKET";
+
+/// Not a test by itself: the others start this program again, with a socket, to have a gateway in another process.
+#[test]
+fn gateway_process() {
+    let Some(socket) = std::env::var_os(SOCKET_VARIABLE) else { return };
+    let (sender, events) = channel();
+    let sink =
+        Box::new(move |batch: Vec<GatewayEvent>| batch.into_iter().for_each(|event| sender.send(event).unwrap()));
+    let gateway = Gateway::start_with_events(GatewayConfig::new(socket), EventMask::NONE, sink).unwrap();
+    let printing = std::thread::spawn(move || events.iter().for_each(|event| println!("\nevent: {event:?}")));
+    std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
+    gateway.stop_now().unwrap();
+    drop(gateway);
+    printing.join().unwrap();
+}
+
+struct GatewayProcess {
+    child: Child,
+    output: std::io::Lines<BufReader<std::process::ChildStdout>>,
+}
+
+impl GatewayProcess {
+    /// `prelude` is run by the shell before the gateway starts.
+    fn start(prelude: &str, socket: &Path) -> Self {
+        let mut child = Command::new("sh")
+            .arg("-c")
+            .arg(format!("{prelude}; exec \"$0\" --exact gateway_process --nocapture --test-threads 1"))
+            .arg(std::env::current_exe().unwrap())
+            .env(SOCKET_VARIABLE, socket)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut process = GatewayProcess { child, output };
+        process.event("Started");
+        process
+    }
+
+    /// The next event of that name.
+    fn event(&mut self, name: &str) -> String {
+        let is_it = |line: &String| line.starts_with("event: ") && line[7..].starts_with(name);
+        self.output.by_ref().map(Result::unwrap).find(is_it).unwrap_or_else(|| panic!("no event {name}"))
+    }
+
+    /// Time on a processor, in ticks of 10 ms.
+    fn cpu_ticks(&self) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    }
+
+    fn stop(mut self) {
+        drop(self.child.stdin.take());
+        self.event("Stopped");
+        assert!(self.child.wait().unwrap().success());
+    }
+}
+
+impl Drop for GatewayProcess {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn without_descriptors_it_says_so_waits_without_spinning_and_goes_on() {
+    let directory = TempDir::new();
+    let mut gateway = GatewayProcess::start("ulimit -n 40", &directory.socket());
+    let mut peers: Vec<RawPeer> = (0..60).map(|_| RawPeer::connect(&directory.socket())).collect();
+    let event = gateway.event("SocketError");
+    assert!(event.contains("cannot accept"), "{event}");
+    peers.iter_mut().enumerate().for_each(|(index, peer)| peer.register(&format!("peer-{index}")));
+    assert_eq!(peers[0].receive()["type"], "REGISTER_ACK");
+    peers[0].call("req-1", "peer-0", json!("served"));
+    assert_eq!(peers[0].receive()["params"], "served");
+    let before = gateway.cpu_ticks();
+    std::thread::sleep(std::time::Duration::from_millis(1000));
+    let busy = gateway.cpu_ticks() - before;
+    assert!(busy < 30, "{busy} of 100 ticks of work while nothing can be accepted");
+    // When the first ones leave, the last ones get their turn.
+    let mut last = peers.split_off(30);
+    drop(peers);
+    for peer in &mut last {
+        assert_eq!(peer.receive()["type"], "REGISTER_ACK", "{}", peer.name);
+    }
+    gateway.stop();
+}
+
+#[test]
+fn the_soft_limit_of_open_files_is_raised() {
+    let directory = TempDir::new();
+    let gateway = GatewayProcess::start("ulimit -S -n 40", &directory.socket());
+    let mut peers: Vec<RawPeer> = (0..100).map(|_| RawPeer::connect(&directory.socket())).collect();
+    for (index, peer) in peers.iter_mut().enumerate() {
+        peer.register(&format!("peer-{index}"));
+        assert_eq!(peer.receive()["type"], "REGISTER_ACK");
+    }
+    gateway.stop();
+}
+
+#[test]
+fn the_umask_neither_opens_nor_closes_the_socket() {
+    for umask in ["000", "022", "077", "177"] {
+        let directory = TempDir::new();
+        let socket = directory.path().join("made/gateway.sock");
+        let gateway = GatewayProcess::start(&format!("umask {umask}"), &socket);
+        assert_eq!(std::fs::metadata(&socket).unwrap().mode() & 0o777, 0o600, "umask {umask}");
+        assert_eq!(std::fs::metadata(socket.parent().unwrap()).unwrap().mode() & 0o077, 0, "umask {umask}");
+        gateway.stop();
+        assert!(!socket.exists());
+    }
+}
+
+#[test]
+fn a_killed_gateway_leaves_a_socket_that_the_next_one_replaces() {
+    let directory = TempDir::new();
+    let mut first = GatewayProcess::start(":", &directory.socket());
+    let mut peer = RawPeer::registered(&directory.socket(), "peer");
+    first.child.kill().unwrap();
+    assert_eq!(peer.try_receive(), None);
+    assert_eq!(directory.entries(), ["gateway.sock"]);
+    let second = GatewayProcess::start(":", &directory.socket());
+    RawPeer::registered(&directory.socket(), "peer");
+    second.stop();
+    assert_eq!(directory.entries(), [""; 0]);
+}
+
+#[test]
+fn two_thousand_connections_come_and_go() {
+    let (directory, gateway) = start();
+    for round in 0..2 {
+        let mut peers: Vec<RawPeer> = (0..2000).map(|_| RawPeer::connect(&directory.socket())).collect();
+        peers.iter_mut().enumerate().for_each(|(index, peer)| peer.register(&format!("peer-{index}")));
+        for peer in &mut peers {
+            assert_eq!(peer.receive()["type"], "REGISTER_ACK", "{}", peer.name);
+        }
+        for (index, peer) in peers.iter_mut().enumerate() {
+            peer.call("req", &format!("peer-{}", (index + 1) % 2000), json!(index));
+        }
+        peers.rotate_left(1);
+        for (index, callee) in peers.iter_mut().enumerate() {
+            assert_eq!(callee.receive()["params"], index, "round {round}");
+        }
+        assert_eq!(gateway.status().unwrap().in_flight, 2000);
+        drop(peers);
+        until("all to be gone", || gateway.status().unwrap().peers == 0);
+        let status = gateway.status().unwrap();
+        assert_eq!((status.in_flight, status.queued_bytes, status.services.len()), (0, 0, 0));
+    }
+    gateway.stop().unwrap();
+}
