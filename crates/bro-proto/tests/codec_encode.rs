@@ -1,5 +1,7 @@
 //! Frames as they are built, and their small parts as they are read.
 
+#![allow(clippy::cast_possible_truncation, reason = "tests know their numbers")]
+
 use bro_proto::context::CallContext;
 use bro_proto::error::{ErrorBody, ErrorCode};
 use bro_proto::limits::{CHAIN_LEN_MAX, METHODS_MAX};
@@ -46,7 +48,9 @@ fn integers(value: Value) -> Value {
             _ => Value::Number(number),
         },
         Value::Array(elements) => elements.into_iter().map(integers).collect(),
-        Value::Object(members) => Value::Object(members.into_iter().map(|(key, value)| (key, integers(value))).collect()),
+        Value::Object(members) => {
+            Value::Object(members.into_iter().map(|(key, value)| (key, integers(value))).collect())
+        }
         other => other,
     }
 }
@@ -94,7 +98,8 @@ fn calls_have_the_fields_of_the_wire() {
 #[test]
 fn responses_have_the_fields_of_the_wire() {
     let owned = context();
-    let error = ErrorBody { message: "none left".into(), code: Some("OUT_OF_STOCK".into()), stack: Some("at x".into()) };
+    let error =
+        ErrorBody { message: "none left".into(), code: Some("OUT_OF_STOCK".into()), stack: Some("at x".into()) };
     let plain = ErrorBody { message: "boom".into(), code: None, stack: None };
     for encoding in BOTH {
         let base = json!({"type": "RESPONSE", "id": "1", "from": "b", "to": "a"});
@@ -136,12 +141,15 @@ fn the_other_messages_have_the_fields_of_the_wire() {
                 "metadata": {},
             })
         );
-        let pooled = RegisterFields { methods: &[], metadata: json_payload(r#"{"poolIndex":0,"poolSize":2}"#), ..register };
+        let pooled =
+            RegisterFields { methods: &[], metadata: json_payload(r#"{"poolIndex":0,"poolSize":2}"#), ..register };
         assert_eq!(
             encoded(encoding, |out| encode_register(out, encoding, &pooled).unwrap())["metadata"],
             json!({"poolIndex": 0, "poolSize": 2})
         );
-        assert_eq!(encoded(encoding, |out| encode_register_ack(out, encoding)), json!({"type": "REGISTER_ACK"}));
+        assert_eq!(encoded(encoding, |out| encode_register_ack(out, encoding, None)), json!({"type": "REGISTER_ACK"}));
+        let marked = encoded(encoding, |out| encode_register_ack(out, encoding, Some("bro.gateway")));
+        assert_eq!(marked, json!({"type": "REGISTER_ACK", "from": "bro.gateway"}));
         assert_eq!(
             encoded(encoding, |out| encode_heartbeat(out, encoding, "order", NOW_MS)),
             json!({"type": "HEARTBEAT", "from": "order", "timestamp": NOW_MS})

@@ -65,8 +65,7 @@ fn the_readmes_length_prefix_is_four_bytes_big_endian() {
 #[test]
 fn a_buffer_is_split_into_its_messages() {
     let messages = one_of_each();
-    let frames: Vec<Vec<u8>> =
-        messages.iter().map(|message| serialize(message, Encoding::Msgpack).unwrap()).collect();
+    let frames: Vec<Vec<u8>> = messages.iter().map(|message| serialize(message, Encoding::Msgpack).unwrap()).collect();
     let buffer = frames.concat();
     for cut in 0..buffer.len() {
         let split = split_messages(&buffer[..cut], 4096).unwrap();

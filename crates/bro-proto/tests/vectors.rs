@@ -1,5 +1,7 @@
 //! Runs every vector of `conformance/vectors` (see `conformance/README.md`) through the whole crate.
 
+#![allow(clippy::cast_possible_truncation, reason = "tests know their numbers")]
+
 use bro_proto::frame::{Deframer, FrameError};
 use bro_proto::limits::FRAME_BYTES_MAX;
 use bro_proto::v1::message::{self, Message};
@@ -107,9 +109,10 @@ fn text<'t>(text: &'t Option<Text<'_>>) -> Option<&'t str> {
 /// Everything in a header but the spans, for comparing the two encodings of one message.
 fn meaning(header: &Header<'_>) -> impl PartialEq + std::fmt::Debug {
     let texts = [&header.id, &header.from, &header.to, &header.method, &header.service_name, &header.version];
-    let context = header.context.as_ref().map(|context| {
-        (text(&context.root).map(str::to_owned), context.chain_len, context.depth, context.deadline_ms)
-    });
+    let context = header
+        .context
+        .as_ref()
+        .map(|context| (text(&context.root).map(str::to_owned), context.chain_len, context.depth, context.deadline_ms));
     (
         header.kind,
         header.status,
@@ -150,9 +153,9 @@ fn check_header(name: &str, header: &Header<'_>, body: &[u8], message: &Value) {
         (&header.data, "data"),
         (&header.error, "error"),
     ] {
-        let found = span.clone().map(|span| {
-            decode::to_json(Payload { encoding: header.encoding, bytes: &body[span] }).unwrap()
-        });
+        let found = span
+            .clone()
+            .map(|span| decode::to_json(Payload { encoding: header.encoding, bytes: &body[span] }).unwrap());
         assert_eq!(found.as_ref(), message.get(key), "{name}: {key}");
     }
     let status = match string("status") {
@@ -189,7 +192,13 @@ fn check_good(vector: &Vector) {
 
     let mut other = Vec::new();
     rewrite(&body, header.encoding, target, &[], &mut other).unwrap_or_else(|error| panic!("{name}: {error}"));
-    assert_eq!(other, expected, "{name}: {} for {}", String::from_utf8_lossy(&other), String::from_utf8_lossy(&expected));
+    assert_eq!(
+        other,
+        expected,
+        "{name}: {} for {}",
+        String::from_utf8_lossy(&other),
+        String::from_utf8_lossy(&expected)
+    );
     let other_header = scan(&other).unwrap_or_else(|error| panic!("{name}, transcoded: {error}"));
     assert_eq!(meaning(&other_header), meaning(&header), "{name}");
 

@@ -5,7 +5,7 @@ use crate::conns::{ConnId, ConnState};
 use crate::event::{Origin, OwnedPayload, SessionEvent};
 use crate::session::Session;
 use bro_proto::error::{ErrorBody, ErrorCode};
-use bro_proto::limits::FRAME_PREFIX_BYTES;
+use bro_proto::limits::{FRAME_PREFIX_BYTES, GATEWAY_SERVICE};
 use bro_proto::time::Now;
 use bro_proto::v1::{Header, Kind, Payload, Status, decode, scan};
 use bytes::Bytes;
@@ -58,7 +58,7 @@ impl Session {
             Kind::Response => self.handle_response(&received),
             Kind::Call => self.handle_call(conn, &received, now),
             Kind::Error => self.handle_error(conn, &received, now),
-            Kind::RegisterAck => self.handle_ack(conn, now),
+            Kind::RegisterAck => self.handle_ack(conn, is_from_gateway(&received.header), now),
             Kind::Register | Kind::Heartbeat | Kind::Unknown => self.counters.unknown_frames += 1,
         }
     }
@@ -78,7 +78,7 @@ impl Session {
             }
             (Some(Status::Error), Some(span)) => {
                 let error = decode::error_body(received.borrow(span));
-                let origin = if is_the_gateways(&error) { Origin::Gateway } else { Origin::Service };
+                let origin = if is_from_gateway(header) { Origin::Gateway } else { Origin::Service };
                 if origin == Origin::Gateway {
                     self.tell(SessionEvent::GatewayError(error.clone()));
                 }
@@ -112,10 +112,6 @@ impl Session {
         let Some(open) = self.pool.open(conn) else { return };
         if open.state == ConnState::Registering {
             self.lose_broken(conn, error, now);
-        } else if open.updates_unanswered > 0 && error.code == Some(ErrorCode::DuplicateService) {
-            // A gateway of the JavaScript library takes a registration on a live connection for a second service.
-            self.updates_refused = true;
-            self.renew(conn, error, now);
         }
         // Any other error is followed by the end of the connection if the gateway means it.
     }
@@ -126,18 +122,7 @@ impl Session {
     }
 }
 
-/// Whether a RESPONSE with this error was written by the gateway: see [`Origin`]. Errors of handlers bring a stack.
-fn is_the_gateways(error: &ErrorBody) -> bool {
-    error.stack.is_none()
-        && matches!(
-            error.code,
-            Some(
-                ErrorCode::ServiceNotFound
-                    | ErrorCode::DeadlineExceeded
-                    | ErrorCode::MaxDepthExceeded
-                    | ErrorCode::ConnectionLost
-                    | ErrorCode::ResourceExhausted
-                    | ErrorCode::NotRegistered
-            )
-        )
+/// Whether the gateway wrote this frame itself. It stamps `from` on all it forwards, and nobody else can register that name.
+fn is_from_gateway(header: &Header<'_>) -> bool {
+    header.from.as_ref().is_some_and(|from| from.value == GATEWAY_SERVICE)
 }

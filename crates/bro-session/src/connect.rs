@@ -29,8 +29,6 @@ enum Loss {
     Gone,
     /// This side ends it, because of what the gateway did or did not do.
     Broken,
-    /// This side ends it to register again on a new one at once.
-    Renewed,
 }
 
 impl Session {
@@ -96,19 +94,15 @@ impl Session {
         self.lose(id, Loss::Broken, error, now);
     }
 
-    /// Ends a connection on which the gateway refuses to register once more, to register on a new one.
-    pub(crate) fn renew(&mut self, id: ConnId, error: ErrorBody, now: Now) {
-        self.lose(id, Loss::Renewed, error, now);
-    }
-
-    /// REGISTER_ACK came.
-    pub(crate) fn handle_ack(&mut self, id: ConnId, now: Now) {
+    /// REGISTER_ACK came. `takes_updates`: a gateway of the JavaScript library would take a second REGISTER on a live
+    /// connection for a second service of the same name, and end the connection.
+    pub(crate) fn handle_ack(&mut self, id: ConnId, takes_updates: bool, now: Now) {
         let Some(conn) = self.pool.open(id) else { return };
         self.counters.registrations += 1;
         if conn.state == ConnState::Registered {
-            conn.updates_unanswered = conn.updates_unanswered.saturating_sub(1);
             return;
         }
+        conn.takes_updates = takes_updates;
         conn.state = ConnState::Registered;
         conn.attempt = 0;
         self.updates_due |= conn.methods_version != self.methods.version();
@@ -180,14 +174,13 @@ impl Session {
 
     /// Registers again where the methods have changed since.
     pub(crate) fn send_updates(&mut self) {
-        if !std::mem::take(&mut self.updates_due) || self.updates_refused {
+        if !std::mem::take(&mut self.updates_due) {
             return;
         }
         let version = self.methods.version();
         for index in 0..self.pool.len() {
             let conn = self.pool.at(index);
-            if conn.state == ConnState::Registered && conn.methods_version != version {
-                conn.updates_unanswered += 1;
+            if conn.state == ConnState::Registered && conn.takes_updates && conn.methods_version != version {
                 let id = conn.id;
                 self.send_register(id, self.now);
             }
@@ -244,11 +237,7 @@ impl Session {
         }
         self.drop_requests(id);
         if self.pool.registered == 0 && std::mem::take(&mut self.announced) {
-            self.updates_refused &= loss == Loss::Renewed;
             self.tell(SessionEvent::Disconnected { reason: error.message.clone() });
-        }
-        if loss == Loss::Renewed {
-            return self.wait(id, GATEWAY_WAIT_RETRY_MS, now);
         }
         if let Some(attempt) = self.attempt {
             let absent = matches!(
@@ -294,7 +283,6 @@ impl Session {
     /// Ends all calls, requests and connections.
     fn take_down(&mut self, reason: &str, now: Now) {
         self.established = false;
-        self.updates_refused = false;
         for call in self.calls.select(None) {
             let error = ErrorBody::new(ErrorCode::ConnectionLost, reason);
             self.end_call(call, Err(error), Origin::Local);
@@ -324,7 +312,6 @@ impl Session {
         conn.state = ConnState::Idle;
         conn.deframer = Deframer::new();
         conn.outbound = Outbound::default();
-        conn.updates_unanswered = 0;
         if by_us {
             self.outputs.push_back(Output::Close { conn: id, unsent });
         }

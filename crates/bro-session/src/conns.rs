@@ -44,8 +44,8 @@ pub(crate) struct Conn {
     pub(crate) attempt: u32,
     /// The version of the methods that the last REGISTER carried.
     pub(crate) methods_version: u64,
-    /// Registrations on the live connection that are not acknowledged yet.
-    pub(crate) updates_unanswered: u32,
+    /// The gateway accepts another REGISTER on the live connection; else changes wait for the next connection.
+    pub(crate) takes_updates: bool,
     /// Checks that the gateway takes our bytes; holds how many it had taken when the check was set.
     pub(crate) stall: Option<(TimerId, u64)>,
 }
@@ -60,7 +60,7 @@ impl Conn {
             timer: None,
             attempt: 0,
             methods_version: 0,
-            updates_unanswered: 0,
+            takes_updates: false,
             stall: None,
         }
     }

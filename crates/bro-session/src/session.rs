@@ -62,8 +62,6 @@ pub struct Session {
     pub(crate) established: bool,
     /// `Connected` was told and `Disconnected` was not. Invariant: then a connection is registered.
     pub(crate) announced: bool,
-    /// The gateway does not accept registrations on a live connection: changes wait for the next connection.
-    pub(crate) updates_refused: bool,
     /// The methods may have changed since some connection was registered.
     pub(crate) updates_due: bool,
     pub(crate) heartbeat: Option<bro_proto::timer::TimerId>,
@@ -132,7 +130,6 @@ impl Session {
             attempt: None,
             established: false,
             announced: false,
-            updates_refused: false,
             updates_due: false,
             heartbeat: None,
             now,

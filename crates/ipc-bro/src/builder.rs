@@ -1,11 +1,11 @@
 //! Options of a client.
 
+use crate::Serializer;
 use crate::client::Client;
 use crate::context::Context;
 use crate::error::{Error, HandlerError};
 use crate::handler::{self, Handler};
 use crate::payload::RawPayload;
-use crate::Serializer;
 use bro_proto::{ErrorCode, limits};
 use serde::Serialize;
 use serde::de::DeserializeOwned;

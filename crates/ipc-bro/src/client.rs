@@ -1,5 +1,6 @@
 //! The handle that programs hold.
 
+use crate::Serializer;
 use crate::builder::ClientBuilder;
 use crate::call::{CallOptions, Chain, Reply, Slot};
 use crate::context::Context;
@@ -8,7 +9,6 @@ use crate::error::{Error, HandlerError};
 use crate::event::{EventLog, EventStream};
 use crate::handler::{self, Handler, MethodTable};
 use crate::payload::RawPayload;
-use crate::Serializer;
 use bro_proto::ErrorCode;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -28,7 +28,8 @@ const CALLS_QUEUED_MAX: usize = 1024;
 /// handle is dropped the client disconnects. The task runs in the tokio runtime in which [`Client::connect`] was
 /// first called.
 ///
-/// ```
+#[cfg_attr(feature = "gateway", doc = "```")]
+#[cfg_attr(not(feature = "gateway"), doc = "```ignore")]
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let directory = std::env::temp_dir().join(format!("ipc-bro-doc-client-{}", std::process::id()));
 /// # let path = directory.join("gateway.sock");

@@ -12,8 +12,9 @@ use crate::error::{Error, FailedBy, HandlerError};
 use crate::event::ClientEvent;
 use crate::payload::RawPayload;
 use crate::sockets::{Input, Sockets};
+use crate::table::Table;
 use bro_proto::v1::encode::Outcome;
-use bro_proto::Now;
+use bro_proto::{ErrorCode, Now};
 use bro_session::{CallId, CallRequest, RequestId, Session, SessionConfig};
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher, RandomState};
@@ -105,9 +106,8 @@ impl Driver {
             sleeping_until_ms: None,
             call_batch: Vec::new(),
             control_batch: Vec::new(),
-            pending: Vec::new(),
-            pending_len: 0,
-            working: Vec::new(),
+            pending: Table::new(),
+            working: Table::new(),
             advertised: BTreeSet::new(),
             connecting: Vec::new(),
             disconnecting: Vec::new(),
@@ -133,12 +133,10 @@ pub(crate) struct Task {
     sleeping_until_ms: Option<u64>,
     call_batch: Vec<CallCommand>,
     control_batch: Vec<Control>,
-    /// Calls that wait for their answer, by [`CallId::slot`].
-    pub(crate) pending: Vec<Option<Pending>>,
-    /// Invariant: how many of `pending` are `Some`.
-    pending_len: usize,
-    /// Requests that handlers work on, by [`RequestId::slot`].
-    pub(crate) working: Vec<Option<Working>>,
+    /// Calls that wait for their answer.
+    pending: Table<CallId, Pending>,
+    /// Requests that handlers work on.
+    pub(crate) working: Table<RequestId, Working>,
     /// The methods that the session knows of.
     advertised: BTreeSet<Arc<str>>,
     /// Handles that wait in `connect`.
@@ -149,13 +147,11 @@ pub(crate) struct Task {
 }
 
 pub(crate) struct Pending {
-    id: CallId,
     pub(crate) service: String,
     pub(crate) reply: Reply<CallKey>,
 }
 
 pub(crate) struct Working {
-    id: RequestId,
     pub(crate) context: Context,
     pub(crate) handler: AbortHandle,
 }
@@ -173,7 +169,7 @@ impl Task {
             }
             is_busy |= self.take_outputs(now);
             is_busy |= self.write(cx);
-            if self.sockets.poll_all_closed(cx) && !is_busy {
+            if self.sockets.poll_last_bytes(cx).is_ready() {
                 for waiting in self.disconnecting.drain(..) {
                     // Nobody may be waiting any more.
                     let _ = waiting.send(());
@@ -196,12 +192,20 @@ impl Task {
         let is_busy = !batch.is_empty();
         for control in batch.drain(..) {
             match control {
+                Control::Connect(reply) if self.is_ending => {
+                    let error = Error::local(ErrorCode::ConnectionFailed, "the last handle of this client was dropped");
+                    // Nobody may be waiting any more.
+                    let _ = reply.send(Err(error));
+                }
                 Control::Connect(reply) => {
+                    // Those who gave up waiting do not pile up.
+                    self.connecting.retain(|waiting| !waiting.is_closed());
                     self.connecting.push(reply);
                     self.log("connecting", || None);
                     self.session.connect(now);
                 }
                 Control::Disconnect(reply) => {
+                    self.disconnecting.retain(|waiting| !waiting.is_closed());
                     self.disconnecting.push(reply);
                     self.session.disconnect(now);
                 }
@@ -260,48 +264,33 @@ impl Task {
             context,
             timeout_ms: Some(timeout_ms),
         };
+        if self.shared.debug {
+            self.log("calling", || Some(serde_json::json!({ "service": call.service, "method": call.method })));
+        }
         match self.session.call(request, now) {
             Ok(id) => {
                 // Unset so far: a slot belongs to one call.
                 let _ = call.reply.0.key.set(id);
-                let slot = id.slot as usize;
-                if self.pending.len() <= slot {
-                    self.pending.resize_with(slot + 1, || None);
-                }
-                self.pending[slot] = Some(Pending { id, service: call.service, reply: call.reply });
-                self.pending_len += 1;
+                self.pending.insert(id.slot, id, Pending { service: call.service, reply: call.reply });
             }
             Err(body) => call.reply.send(Err(Error::from_body(body, FailedBy::Local))),
         }
     }
 
     pub(crate) fn take_pending(&mut self, id: CallId) -> Option<Pending> {
-        let pending = self.pending.get_mut(id.slot as usize)?.take_if(|pending| pending.id == id)?;
-        self.pending_len -= 1;
+        let pending = self.pending.take(id.slot, id)?;
         self.publish_pending();
         Some(pending)
     }
 
     /// Before an answer is handed over: its caller finds itself no longer counted.
     fn publish_pending(&self) {
-        self.shared.state.pending.store(self.pending_len, Ordering::Release);
-    }
-
-    pub(crate) fn take_working(&mut self, id: RequestId) -> Option<Working> {
-        self.working.get_mut(id.slot as usize)?.take_if(|working| working.id == id)
-    }
-
-    pub(crate) fn set_working(&mut self, id: RequestId, context: Context, handler: AbortHandle) {
-        let slot = id.slot as usize;
-        if self.working.len() <= slot {
-            self.working.resize_with(slot + 1, || None);
-        }
-        self.working[slot] = Some(Working { id, context, handler });
+        self.shared.state.pending.store(self.pending.len(), Ordering::Release);
     }
 
     /// Sends a handler's answer, unless its request has expired.
     fn respond(&mut self, id: RequestId, answer: Result<RawPayload, HandlerError>, now: Now) {
-        let Some(working) = self.take_working(id) else { return };
+        let Some(working) = self.working.take(id.slot, id) else { return };
         let error = match answer {
             Ok(result) => {
                 self.session.respond(id, Outcome::Success(result.as_proto()), now);
@@ -316,6 +305,11 @@ impl Task {
                 Some(body.message)
             }
         };
+        if self.shared.debug {
+            self.log("answered", || {
+                Some(serde_json::json!({ "method": working.context.method(), "id": working.context.request_id() }))
+            });
+        }
         self.shared.events.record(|| ClientEvent::MethodExecuted {
             method: working.context.method().to_owned(),
             request_id: working.context.request_id().to_owned(),
@@ -413,13 +407,16 @@ impl Task {
 impl Drop for Task {
     /// The last handle is gone, or the runtime stops: whoever still waits is told by the drop of what he waits for.
     fn drop(&mut self) {
-        for working in self.working.drain(..).flatten() {
-            working.handler.abort();
-        }
-        self.pending_len = 0;
-        self.publish_pending();
+        // First, so that nobody who is told begins another call.
         self.shared.state.connected.store(false, Ordering::Release);
         self.shared.state.registered.store(false, Ordering::Release);
+        self.calls.close();
+        for working in self.working.drain() {
+            working.handler.abort();
+        }
+        let unanswered = self.pending.drain();
+        self.publish_pending();
+        drop(unanswered);
         self.shared.events.end();
         // Handlers may hold clients; here ends what that would keep alive.
         self.shared.methods.clear();

@@ -113,7 +113,7 @@ impl std::error::Error for Error {
 /// What a handler answers instead of a result: a code for the calling program, a message for people.
 ///
 /// Every [`std::error::Error`] converts into one, so `?` works in handlers: the code is then `EXECUTION_FAILED`,
-/// except that an [`enum@Error`] of ours, as a nested call returns it, keeps its own. For the same reason (as with
+/// except that an [`struct@Error`] of ours, as a nested call returns it, keeps its own. For the same reason (as with
 /// `anyhow::Error`) this type is not a `std::error::Error` itself, and plain text becomes one by
 /// [`HandlerError::failed`].
 ///
@@ -221,7 +221,8 @@ mod tests {
 
     #[test]
     fn a_nested_error_keeps_its_code_and_details() {
-        let body = ErrorBody { message: "none left".into(), code: Some("OUT_OF_STOCK".into()), stack: Some("at f".into()) };
+        let body =
+            ErrorBody { message: "none left".into(), code: Some("OUT_OF_STOCK".into()), stack: Some("at f".into()) };
         let error = Error::from_body(body, FailedBy::Service("inventory".into()));
         let passed_on = HandlerError::from(error);
         assert_eq!(passed_on.code().as_str(), "OUT_OF_STOCK");

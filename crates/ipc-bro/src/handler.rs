@@ -4,6 +4,7 @@ use crate::context::Context;
 use crate::error::{Error, HandlerError};
 use crate::payload::RawPayload;
 use bro_proto::ErrorCode;
+use bro_proto::limits::METHODS_MAX;
 use bro_proto::v1::Encoding;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -97,23 +98,28 @@ impl MethodTable {
         })?;
         let mut methods = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let count = methods.len();
-        match methods.entry(name.into()) {
-            Entry::Occupied(mut entry) => {
-                entry.insert(handler);
-            }
-            Entry::Vacant(_) if count >= bro_proto::limits::METHODS_MAX => {
-                let message = format!("a service has at most {} methods", bro_proto::limits::METHODS_MAX);
+        let replaced = match methods.entry(name.into()) {
+            Entry::Occupied(mut entry) => Some(entry.insert(handler)),
+            Entry::Vacant(_) if count >= METHODS_MAX => {
+                let message = format!("a service has at most {METHODS_MAX} methods");
                 return Err(Error::local(ErrorCode::ResourceExhausted, message));
             }
             Entry::Vacant(entry) => {
                 entry.insert(handler);
+                None
             }
-        }
+        };
+        // Outside of the lock: a handler's drop may come back to this table.
+        drop(methods);
+        drop(replaced);
         Ok(())
     }
 
     pub(crate) fn remove(&self, name: &str) -> bool {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).remove(name).is_some()
+        let mut methods = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let removed = methods.remove(name);
+        drop(methods);
+        removed.is_some()
     }
 
     pub(crate) fn find(&self, name: &str) -> Option<(Arc<str>, Handler)> {
@@ -134,8 +140,9 @@ impl MethodTable {
     }
 
     pub(crate) fn clear(&self) {
-        // Dropped outside of the lock: a handler's drop may come back to this table.
-        let methods = std::mem::take(&mut *self.0.write().unwrap_or_else(PoisonError::into_inner));
+        let mut methods = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let removed = std::mem::take(&mut *methods);
         drop(methods);
+        drop(removed);
     }
 }

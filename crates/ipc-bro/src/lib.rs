@@ -69,6 +69,7 @@ mod msgpack_numbers;
 mod outputs;
 mod payload;
 mod sockets;
+mod table;
 
 #[cfg(feature = "gateway")]
 pub use bro_gateway::{

@@ -1,7 +1,7 @@
 //! What the connection task does with what its session tells it.
 
 use crate::context::Context;
-use crate::driver::{Control, Task};
+use crate::driver::{Control, Task, Working};
 use crate::error::{Error, FailedBy, HandlerError};
 use crate::event::ClientEvent;
 use crate::handler;
@@ -81,15 +81,12 @@ impl Task {
         }
     }
 
-    fn end_call(
-        &mut self,
-        id: CallId,
-        request_id: CallKey,
-        outcome: Result<OwnedPayload, ErrorBody>,
-        origin: Origin,
-    ) {
+    fn end_call(&mut self, id: CallId, request_id: CallKey, outcome: Result<OwnedPayload, ErrorBody>, origin: Origin) {
         let Some(pending) = self.take_pending(id) else { return };
         let error = outcome.as_ref().err().map(|body| body.message.as_str());
+        if self.shared.debug {
+            self.log("call ended", || Some(serde_json::json!({ "id": request_id.to_string(), "error": error })));
+        }
         self.shared.events.record(|| ClientEvent::ResponseReceived {
             request_id: request_id.to_string(),
             success: error.is_none(),
@@ -116,16 +113,15 @@ impl Task {
             return;
         };
         let params = RawPayload::checked(request.params.encoding, request.params.bytes);
-        let context =
-            Context::new(request.context, request.from, method, request.request_id, self.client.clone());
+        let context = Context::new(request.context, request.from, method, request.request_id, self.client.clone());
         let answering = Answering { id: request.id, control: self.shared.control.clone(), is_answered: false };
         let work = handler::run(handler, params, context.clone());
         let handler = tokio::spawn(async move { answering.send(work.await) }).abort_handle();
-        self.set_working(request.id, context, handler);
+        self.working.insert(request.id.slot, request.id, Working { context, handler });
     }
 
     fn expire_request(&mut self, id: RequestId, reason: &ErrorCode) {
-        let Some(working) = self.take_working(id) else { return };
+        let Some(working) = self.working.take(id.slot, id) else { return };
         working.handler.abort();
         self.shared.events.record(|| ClientEvent::MethodExecuted {
             method: working.context.method().to_owned(),

@@ -213,10 +213,7 @@ mod tests {
             assert_eq!(error.code(), &ErrorCode::SerializationFailed, "{bytes:?}");
         }
         let keyed: BTreeMap<Vec<u8>, u8> = [(vec![1], 1)].into();
-        assert_eq!(
-            RawPayload::encode(&keyed, Encoding::Json).unwrap_err().code(),
-            &ErrorCode::SerializationFailed
-        );
+        assert_eq!(RawPayload::encode(&keyed, Encoding::Json).unwrap_err().code(), &ErrorCode::SerializationFailed);
     }
 
     #[test]

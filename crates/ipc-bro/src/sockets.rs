@@ -100,10 +100,10 @@ impl Sockets {
         }
     }
 
-    /// Whether no connection is open, under way or being closed.
-    pub(crate) fn poll_all_closed(&mut self, cx: &mut Context<'_>) -> bool {
-        while let Poll::Ready(Some(_)) = self.closing.poll_join_next(cx) {}
-        self.closing.is_empty() && self.places.iter().all(Option::is_none)
+    /// Ready when no closed connection has last bytes to write any more.
+    pub(crate) fn poll_last_bytes(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while ready!(self.closing.poll_join_next(cx)).is_some() {}
+        Poll::Ready(())
     }
 
     /// At most one thing that the socket at `index` has to say.

@@ -146,11 +146,14 @@ pub fn encode_register(
     })
 }
 
-/// Appends a REGISTER_ACK.
-pub fn encode_register_ack(out: &mut Vec<u8>, encoding: Encoding) {
+/// Appends a REGISTER_ACK. With `from`, the gateway says that it is one of ours.
+pub fn encode_register_ack(out: &mut Vec<u8>, encoding: Encoding, from: Option<&str>) {
     small_frame(out, |out| {
-        let mut object = Object::begin(out, encoding, 1);
+        let mut object = Object::begin(out, encoding, 1 + u32::from(from.is_some()));
         object.string("type", "REGISTER_ACK");
+        if let Some(from) = from {
+            object.string("from", from);
+        }
         object.end();
     });
 }

@@ -11,6 +11,7 @@ mod marks;
 mod text;
 mod value;
 
+use super::key::{Key, Seen};
 use super::{ContextHeader, Encoding, Header, Kind, ScanError, Status, Text};
 use marks::Marks;
 use std::borrow::Cow;
@@ -18,46 +19,30 @@ use value::{Failed, Walker};
 
 /// Reads the header of a JSON body.
 pub fn scan(body: &[u8]) -> Result<Header<'_>, ScanError> {
-    let Ok(text) = simdutf8::basic::from_utf8(body) else { return Err(invalid_utf8(body)) };
-    let mut scanner = Scanner { walk: Walker::new(text) };
-    // Filled in place: a header is some 500 bytes, and moving it costs more than reading most fields.
+    // A header is some 500 bytes, and moving it costs more than reading most fields. Filled in place and returned from one
+    // place only, it is built where the caller wants it.
     let mut result = Ok(Header::empty(Encoding::Json));
     if let Ok(header) = &mut result
-        && scanner.body(header).is_err()
+        && let Err(fault) = fill(body, header)
     {
-        result = Err(scanner.walk.into_fault());
+        result = Err(fault);
     }
     result
+}
+
+#[inline(always)]
+fn fill<'a>(body: &'a [u8], header: &mut Header<'a>) -> Result<(), ScanError> {
+    let Ok(text) = simdutf8::basic::from_utf8(body) else { return Err(invalid_utf8(body)) };
+    let mut scanner = Scanner { walk: Walker::new(text) };
+    match scanner.body(header) {
+        Ok(()) => Ok(()),
+        Err(Failed) => Err(scanner.walk.into_fault()),
+    }
 }
 
 #[cold]
 fn invalid_utf8(body: &[u8]) -> ScanError {
     ScanError::InvalidUtf8 { at: std::str::from_utf8(body).map_or_else(|error| error.valid_up_to(), str::len) }
-}
-
-/// The keys that mean something, at the top level or in a context. Those with a text as value come first.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Key {
-    Type,
-    Status,
-    Id,
-    From,
-    To,
-    Method,
-    ServiceName,
-    Version,
-    Methods,
-    Metadata,
-    Params,
-    Data,
-    Error,
-    Timestamp,
-    Context,
-    Root,
-    Chain,
-    Depth,
-    Deadline,
-    Unknown,
 }
 
 /// The first sixteen bytes behind a key's opening quote, zero where the body ends before.
@@ -70,12 +55,16 @@ struct KeyStart {
 impl KeyStart {
     #[inline(always)]
     fn read(rest: &[u8]) -> Self {
-        let chunk = match rest.first_chunk::<16>() {
-            Some(chunk) => *chunk,
-            None => padded(&[rest]),
-        };
-        let bits = u128::from_le_bytes(chunk);
-        KeyStart { low: bits as u64, high: (bits >> 64) as u64 }
+        match rest.first_chunk() {
+            Some(chunk) => Self::of(chunk),
+            None => Self::of(&padded(rest)),
+        }
+    }
+
+    #[inline(always)]
+    fn of(chunk: &[u8; 16]) -> Self {
+        let words = chunk.as_chunks().0;
+        KeyStart { low: u64::from_le_bytes(words[0]), high: u64::from_le_bytes(words[1]) }
     }
 
     /// Whether the key is `quoted`, which includes the closing quote and the colon and has at most 16 bytes.
@@ -87,12 +76,11 @@ impl KeyStart {
     }
 }
 
-/// The pieces one behind the other, cut or filled with zeros to sixteen bytes.
+/// Less than sixteen bytes, filled up with zeros.
 #[cold]
-fn padded(pieces: &[&[u8]]) -> [u8; 16] {
+fn padded(rest: &[u8]) -> [u8; 16] {
     let mut padded = [0; 16];
-    let bytes = pieces.iter().copied().flatten();
-    padded.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+    padded[..rest.len()].copy_from_slice(rest);
     padded
 }
 
@@ -126,7 +114,7 @@ fn known_key<const IN_CONTEXT: bool>(start: KeyStart) -> (Key, usize) {
     if IN_CONTEXT {
         return first_of!(b"root\":" => Root, b"chain\":" => Chain, b"depth\":" => Depth, b"deadline\":" => Deadline);
     }
-    match start.low as u8 {
+    match start.low.to_le_bytes()[0] {
         b'c' => first_of!(b"context\":" => Context),
         b'd' => first_of!(b"data\":" => Data),
         b'e' => first_of!(b"error\":" => Error),
@@ -139,12 +127,6 @@ fn known_key<const IN_CONTEXT: bool>(start: KeyStart) -> (Key, usize) {
         b'v' => first_of!(b"version\":" => Version),
         _ => (Key::Unknown, 0),
     }
-}
-
-/// The key whose text, which has no escapes, is `inside`.
-#[cold]
-fn spaced_key<const IN_CONTEXT: bool>(inside: &[u8]) -> Key {
-    known_key::<IN_CONTEXT>(KeyStart::read(&padded(&[inside, b"\":"]))).0
 }
 
 struct Scanner<'a> {
@@ -169,7 +151,7 @@ impl<'a> Scanner<'a> {
     /// Reads the object that opens at `at`, and returns where it ends.
     #[inline(always)]
     fn fields(&mut self, mut marks: Marks, mut at: usize, header: &mut Header<'a>) -> Result<usize, Failed> {
-        let mut seen = 0;
+        let mut seen = Seen::default();
         let mut has_type = false;
         at = self.walk.space(at + 1);
         if self.walk.byte(at) != b'}' {
@@ -236,9 +218,10 @@ impl<'a> Scanner<'a> {
         open: usize,
         out: &mut Option<ContextHeader<'a>>,
     ) -> Result<(usize, Marks), Failed> {
-        let empty = ContextHeader { span: open..open, root: None, chain: None, chain_len: 0, depth: None, deadline_ms: None };
+        let empty =
+            ContextHeader { span: open..open, root: None, chain: None, chain_len: 0, depth: None, deadline_ms: None };
         let context = out.insert(empty);
-        let mut seen = 0;
+        let mut seen = Seen::default();
         let mut at = self.walk.space(open + 1);
         if self.walk.byte(at) != b'}' {
             loop {
@@ -295,13 +278,13 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Moves `at` from the opening quote of a key to the value behind it. `seen` are the known keys so far, as bits.
+    /// Moves `at` from the opening quote of a key to the value behind it. `seen` are the keys so far.
     #[inline(always)]
     fn key<const IN_CONTEXT: bool>(
         &mut self,
         marks: &mut Marks,
         at: &mut usize,
-        seen: &mut u32,
+        seen: &mut Seen,
     ) -> Result<Key, Failed> {
         let open = self.walk.expect(*at, b'"')?;
         let start = KeyStart::read(self.walk.body().get(open + 1..).unwrap_or_default());
@@ -310,16 +293,15 @@ impl<'a> Scanner<'a> {
             let close;
             (close, *at, *marks) = self.other_key(*marks, open)?;
             // A known key with space before its colon is known still.
-            key = spaced_key::<IN_CONTEXT>(&self.walk.body()[open + 1..close]);
+            let name = &self.walk.body()[open + 1..close];
+            key = if IN_CONTEXT { Key::named_in_context(name) } else { Key::named(name) };
         } else {
             marks.drop_two();
             *at = open + 1 + quoted_bytes;
         }
-        let bit = 1 << key as u32;
-        if *seen & bit != 0 && key != Key::Unknown {
+        if !seen.add(key) {
             return Err(self.walk.fail(ScanError::DuplicateKey { at: open }));
         }
-        *seen |= bit;
         *at = self.walk.space(*at);
         Ok(key)
     }
@@ -366,3 +348,6 @@ fn unescaped(inside: &str) -> Cow<'_, str> {
     text::unescape(inside, &mut decoded);
     Cow::Owned(decoded)
 }
+
+#[cfg(test)]
+mod tests;

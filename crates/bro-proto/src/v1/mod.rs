@@ -11,6 +11,7 @@ pub mod decode;
 pub mod encode;
 pub mod header;
 pub mod json;
+mod key;
 pub mod message;
 pub mod msgpack;
 pub mod rewrite;

@@ -3,6 +3,7 @@
 //! The whole body is checked to be one value, but texts of the payload need not be UTF-8: msgpackr writes lone surrogates as
 //! such. Extensions are passed by their length, except those that only make sense to msgpackr's record mode.
 
+use super::key::{Key, Seen};
 use super::{ContextHeader, Encoding, Header, Kind, ScanError, Status, Text};
 use crate::limits::NESTING_MAX;
 use std::borrow::Cow;
@@ -15,14 +16,22 @@ const EXT_UNDEFINED: u8 = 0;
 
 /// Reads the header of a msgpack body.
 pub fn scan(body: &[u8]) -> Result<Header<'_>, ScanError> {
-    let mut header = Header::empty(Encoding::Msgpack);
-    let mut scanner = Scanner { body, header: &mut header };
-    let (end, has_type) = scanner.top_level()?;
+    let mut result = Ok(Header::empty(Encoding::Msgpack));
+    if let Ok(header) = &mut result
+        && let Err(fault) = fill(body, header)
+    {
+        result = Err(fault);
+    }
+    result
+}
+
+fn fill<'a>(body: &'a [u8], header: &mut Header<'a>) -> Result<(), ScanError> {
+    let (end, has_type) = Scanner { body, header }.top_level()?;
     if !has_type {
         return Err(ScanError::WrongType { at: 0 });
     }
     match body.len() - end {
-        0 => Ok(header),
+        0 => Ok(()),
         bytes => Err(ScanError::TrailingBytes { bytes }),
     }
 }
@@ -52,141 +61,92 @@ impl<'a> Scanner<'a, '_> {
     /// The end of the body's one value, and whether it has a type.
     fn top_level(&mut self) -> Result<(usize, bool), ScanError> {
         let Head::Map { start: mut at, pairs } = self.head(0)? else { return Err(ScanError::UnknownEncoding) };
-        let mut seen = 0u16;
+        let mut seen = Seen::default();
         let mut has_type = false;
         for _ in 0..pairs {
-            let key_at = at;
-            let (key, value_at) = self.key(at)?;
-            let mut once = |bit: u16| {
-                let again = seen & 1 << bit != 0;
-                seen |= 1 << bit;
-                if again { Err(ScanError::DuplicateKey { at: key_at }) } else { Ok(()) }
-            };
-            at = match key {
-                b"type" => {
-                    once(0)?;
-                    let (kind, end) = self.text(value_at)?;
-                    has_type = kind.is_some();
-                    self.header.kind = kind.map_or(Kind::Unknown, |kind| Kind::from_name(kind.value.as_bytes()));
-                    end
+            let (name, value_at) = self.name(at)?;
+            let key = Key::named(name);
+            if key == Key::Unknown {
+                Self::check_unknown_key(name, at)?;
+            }
+            if !seen.add(key) {
+                return Err(ScanError::DuplicateKey { at });
+            }
+            at = if key <= Key::Version {
+                let (text, end) = self.text(value_at)?;
+                match (key, text) {
+                    (Key::Type, Some(text)) => {
+                        self.header.kind = Kind::from_name(text.value.as_bytes());
+                        has_type = true;
+                    }
+                    (Key::Status, Some(text)) => {
+                        let status = Status::from_name(text.value.as_bytes());
+                        self.header.status = Some(status.ok_or(ScanError::WrongType { at: value_at })?);
+                    }
+                    (Key::Id, text) => self.header.id = text,
+                    (Key::From, text) => self.header.from = text,
+                    (Key::To, text) => self.header.to = text,
+                    (Key::Method, text) => self.header.method = text,
+                    (Key::ServiceName, text) => self.header.service_name = text,
+                    (Key::Version, text) => self.header.version = text,
+                    _ => {}
                 }
-                b"id" => {
-                    once(1)?;
-                    self.text_into(value_at, |header| &mut header.id)?
-                }
-                b"from" => {
-                    once(2)?;
-                    self.text_into(value_at, |header| &mut header.from)?
-                }
-                b"to" => {
-                    once(3)?;
-                    self.text_into(value_at, |header| &mut header.to)?
-                }
-                b"method" => {
-                    once(4)?;
-                    self.text_into(value_at, |header| &mut header.method)?
-                }
-                b"status" => {
-                    once(5)?;
-                    self.status(value_at)?
-                }
-                b"serviceName" => {
-                    once(6)?;
-                    self.text_into(value_at, |header| &mut header.service_name)?
-                }
-                b"version" => {
-                    once(7)?;
-                    self.text_into(value_at, |header| &mut header.version)?
-                }
-                b"methods" => {
-                    once(8)?;
-                    self.span_into(value_at, |header| &mut header.methods)?
-                }
-                b"metadata" => {
-                    once(9)?;
-                    self.span_into(value_at, |header| &mut header.metadata)?
-                }
-                b"params" => {
-                    once(10)?;
-                    self.span_into(value_at, |header| &mut header.params)?
-                }
-                b"data" => {
-                    once(11)?;
-                    self.span_into(value_at, |header| &mut header.data)?
-                }
-                b"error" => {
-                    once(12)?;
-                    self.span_into(value_at, |header| &mut header.error)?
-                }
-                b"context" => {
-                    once(13)?;
-                    self.context(value_at)?
-                }
-                b"timestamp" => {
-                    once(14)?;
-                    let (number, end) = self.number(value_at, 1)?;
-                    self.header.timestamp_ms = number;
-                    end
-                }
-                _ => {
-                    Self::check_unknown_key(key, key_at)?;
-                    self.value(value_at, 1)?
+                end
+            } else {
+                match key {
+                    Key::Methods => self.span_into(value_at, |header| &mut header.methods)?,
+                    Key::Metadata => self.span_into(value_at, |header| &mut header.metadata)?,
+                    Key::Params => self.span_into(value_at, |header| &mut header.params)?,
+                    Key::Data => self.span_into(value_at, |header| &mut header.data)?,
+                    Key::Error => self.span_into(value_at, |header| &mut header.error)?,
+                    Key::Context => self.context(value_at)?,
+                    Key::Timestamp => {
+                        let (number, end) = self.number(value_at, 1)?;
+                        self.header.timestamp_ms = number;
+                        end
+                    }
+                    _ => self.value(value_at, 1)?,
                 }
             };
         }
         Ok((at, has_type))
     }
 
-    fn context(&mut self, at: usize) -> Result<usize, ScanError> {
-        let Head::Map { start, pairs } = self.head(at)? else { return self.value(at, 1) };
+    fn context(&mut self, open: usize) -> Result<usize, ScanError> {
+        let Head::Map { start, pairs } = self.head(open)? else { return self.value(open, 1) };
         let mut context =
-            ContextHeader { span: at..at, root: None, chain: None, chain_len: 0, depth: None, deadline_ms: None };
-        let mut seen = 0u8;
+            ContextHeader { span: open..open, root: None, chain: None, chain_len: 0, depth: None, deadline_ms: None };
+        let mut seen = Seen::default();
         let mut at = start;
         for _ in 0..pairs {
-            let key_at = at;
-            let (key, value_at) = self.key(at)?;
-            let mut once = |bit: u8| {
-                let again = seen & 1 << bit != 0;
-                seen |= 1 << bit;
-                if again { Err(ScanError::DuplicateKey { at: key_at }) } else { Ok(()) }
-            };
-            at = match key {
-                b"root" => {
-                    once(0)?;
-                    match self.head(value_at)? {
-                        Head::Text { start, end } => {
-                            context.root = Some(Text { value: self.utf8(start, end)?, span: value_at..end });
-                            end
-                        }
-                        _ => self.value(value_at, 2)?,
-                    }
+            let (name, value_at) = self.name(at)?;
+            let key = Key::named_in_context(name);
+            if key == Key::Unknown {
+                Self::check_unknown_key(name, at)?;
+            }
+            if !seen.add(key) {
+                return Err(ScanError::DuplicateKey { at });
+            }
+            at = match (key, self.head(value_at)?) {
+                (Key::Root, Head::Text { start, end }) => {
+                    context.root = Some(Text { value: self.utf8(start, end)?, span: value_at..end });
+                    end
                 }
-                b"chain" => {
-                    once(1)?;
+                (Key::Chain, Head::Array { len, .. }) => {
                     let end = self.value(value_at, 2)?;
-                    if let Head::Array { len, .. } = self.head(value_at)? {
-                        context.chain = Some(value_at..end);
-                        context.chain_len = len;
-                    }
+                    context.chain = Some(value_at..end);
+                    context.chain_len = len;
                     end
                 }
-                b"depth" => {
-                    once(2)?;
-                    let (number, end) = self.number(value_at, 2)?;
-                    context.depth = number.map(|number| u32::try_from(number).unwrap_or(u32::MAX));
+                (Key::Depth, Head::Number { end, value }) => {
+                    context.depth = Some(u32::try_from(value).unwrap_or(u32::MAX));
                     end
                 }
-                b"deadline" => {
-                    once(3)?;
-                    let (number, end) = self.number(value_at, 2)?;
-                    context.deadline_ms = number;
+                (Key::Deadline, Head::Number { end, value }) => {
+                    context.deadline_ms = Some(value);
                     end
                 }
-                _ => {
-                    Self::check_unknown_key(key, key_at)?;
-                    self.value(value_at, 2)?
-                }
+                _ => self.value(value_at, 2)?,
             };
         }
         context.span.end = at;
@@ -194,9 +154,9 @@ impl<'a> Scanner<'a, '_> {
         Ok(at)
     }
 
-    /// The bytes of a header key, and where its value starts.
+    /// The text of a header key, and where its value starts.
     #[inline(always)]
-    fn key(&mut self, at: usize) -> Result<(&'a [u8], usize), ScanError> {
+    fn name(&self, at: usize) -> Result<(&'a [u8], usize), ScanError> {
         match self.head(at)? {
             Head::Text { start, end } => {
                 self.utf8(start, end)?;
@@ -231,26 +191,6 @@ impl<'a> Scanner<'a, '_> {
     }
 
     #[inline(always)]
-    fn text_into(
-        &mut self,
-        at: usize,
-        field: impl for<'f> Fn(&'f mut Header<'a>) -> &'f mut Option<Text<'a>>,
-    ) -> Result<usize, ScanError> {
-        let (text, end) = self.text(at)?;
-        *field(self.header) = text;
-        Ok(end)
-    }
-
-    fn status(&mut self, at: usize) -> Result<usize, ScanError> {
-        let (text, end) = self.text(at)?;
-        if let Some(text) = text {
-            let status = Status::from_name(text.value.as_bytes());
-            self.header.status = Some(status.ok_or(ScanError::WrongType { at })?);
-        }
-        Ok(end)
-    }
-
-    #[inline(always)]
     fn span_into(
         &mut self,
         at: usize,
@@ -276,10 +216,9 @@ impl<'a> Scanner<'a, '_> {
     #[inline(always)]
     fn value(&mut self, at: usize, depth: usize) -> Result<usize, ScanError> {
         match self.head(at)? {
-            Head::Nothing { end, .. }
-            | Head::Number { end, .. }
-            | Head::Text { end, .. }
-            | Head::Other { end } => Ok(end),
+            Head::Nothing { end, .. } | Head::Number { end, .. } | Head::Text { end, .. } | Head::Other { end } => {
+                Ok(end)
+            }
             Head::Array { .. } | Head::Map { .. } => self.container(at, depth),
         }
     }
@@ -296,10 +235,7 @@ impl<'a> Scanner<'a, '_> {
             let value_at = at;
             missing -= 1;
             let inside = match self.head(at)? {
-                Head::Nothing { end, .. }
-                | Head::Number { end, .. }
-                | Head::Text { end, .. }
-                | Head::Other { end } => {
+                Head::Nothing { end, .. } | Head::Number { end, .. } | Head::Text { end, .. } | Head::Other { end } => {
                     at = end;
                     None
                 }
@@ -441,3 +377,6 @@ fn unsigned(float: f64) -> u64 {
 fn not_negative(integer: impl Into<i64>) -> u64 {
     u64::try_from(integer.into()).unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests;

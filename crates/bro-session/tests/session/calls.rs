@@ -202,18 +202,20 @@ fn an_answer_that_the_gateway_wrote_is_a_gateway_error_too() {
     let answer = |id: &Value, error: Value| json!({"type": "RESPONSE", "id": id, "status": "error", "error": error});
     pair.call("nobody", "get", &json!(1)).unwrap();
     let (conn, call) = pair.next_sent();
-    pair.send(conn, &answer(&call["id"], json!({"message": "m", "code": "SERVICE_NOT_FOUND"})));
+    let mut written = answer(&call["id"], json!({"message": "m", "code": "SERVICE_NOT_FOUND"}));
+    written["from"] = json!("bro.gateway");
+    pair.send(conn, &written);
     assert!(matches!(pair.next_event(), SessionEvent::GatewayError(_)));
     assert!(matches!(pair.next_event(), SessionEvent::CallDone { origin: Origin::Gateway, .. }));
 
     pair.call("user", "get", &json!(1)).unwrap();
     let (conn, call) = pair.next_sent();
-    pair.send(conn, &answer(&call["id"], json!({"message": "m", "code": "OUT_OF_STOCK", "stack": "at x"})));
+    pair.send(conn, &answer(&call["id"], json!({"message": "m", "code": "TIMEOUT", "stack": "at x"})));
     match pair.next_event() {
         SessionEvent::CallDone { origin, outcome, .. } => {
             let error = outcome.unwrap_err();
             assert_eq!((origin, error.stack.as_deref()), (Origin::Service, Some("at x")));
-            assert_eq!(error.code, Some(ErrorCode::Custom("OUT_OF_STOCK".into())));
+            assert_eq!(error.code, Some(ErrorCode::Timeout), "the code does not say whose it is");
         }
         other => panic!("{other:?}"),
     }

@@ -67,7 +67,7 @@ impl Pair {
     pub(crate) fn accept_all(&mut self) -> Vec<ConnId> {
         let conns: Vec<ConnId> = std::iter::from_fn(|| self.accept()).collect();
         for &conn in &conns {
-            self.send(conn, &json!({"type": "REGISTER_ACK"}));
+            self.send(conn, &json!({"type": "REGISTER_ACK", "from": "bro.gateway"}));
         }
         conns
     }

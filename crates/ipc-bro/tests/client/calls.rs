@@ -45,11 +45,13 @@ fn typed_values_arrive_whole_in_every_mix_of_encodings() {
         let place = Place::new();
         for (caller, callee) in ENCODING_PAIRS {
             let orders = place.builder("orders").serializer(callee).build().unwrap();
-            orders.register("store", async |mut order: Order, context: Context| {
-                assert_eq!((context.caller(), context.method()), ("shop", "store"));
-                order.state = OrderState::Open;
-                Ok::<_, HandlerError>(order)
-            }).unwrap();
+            orders
+                .register("store", async |mut order: Order, context: Context| {
+                    assert_eq!((context.caller(), context.method()), ("shop", "store"));
+                    order.state = OrderState::Open;
+                    Ok::<_, HandlerError>(order)
+                })
+                .unwrap();
             orders.connect().await.unwrap();
             let shop = place.builder("shop").serializer(caller).connect().await.unwrap();
             let stored: Order = shop.call("orders", "store", order()).await.unwrap();
@@ -66,13 +68,11 @@ fn raw_payloads_pass_unparsed_and_in_the_callers_encoding() {
         let place = Place::new();
         let value = json!({ "list": [1, 2.5, null, true, "text"], "map": {} });
         for (caller, callee) in ENCODING_PAIRS {
-            let echo = place.builder("echo").serializer(callee).method_raw(
-                "echo",
-                move |params: RawPayload, _| async move {
+            let echo =
+                place.builder("echo").serializer(callee).method_raw("echo", move |params: RawPayload, _| async move {
                     assert_eq!(params.encoding(), callee);
                     Ok::<_, HandlerError>(params)
-                },
-            );
+                });
             let echo = echo.connect().await.unwrap();
             let client = place.builder("client").serializer(caller).connect().await.unwrap();
             for given in [Encoding::Json, Encoding::Msgpack] {
@@ -94,7 +94,8 @@ fn a_handler_may_return_nothing_and_take_nothing() {
         let place = Place::new();
         for serializer in [Serializer::Json, Serializer::Msgpack] {
             let service = place.builder("service").serializer(serializer);
-            let service = service.method("reset", async |(): (), _| Ok::<(), HandlerError>(())).connect().await.unwrap();
+            let service =
+                service.method("reset", async |(): (), _| Ok::<(), HandlerError>(())).connect().await.unwrap();
             let client = place.client("client").await;
             client.call::<()>("service", "reset", ()).await.unwrap();
             assert_eq!(client.call::<Option<u8>>("service", "reset", json!(null)).await.unwrap(), None);
@@ -124,10 +125,7 @@ fn methods_registered_after_connecting_are_advertised_and_called() {
         let service = place.client("late").await;
         let client = place.client("client").await;
         assert_eq!(place.methods_of("late").unwrap(), Vec::<String>::new());
-        assert_eq!(
-            client.call::<()>("late", "hello", ()).await.unwrap_err().code(),
-            &ErrorCode::MethodNotFound
-        );
+        assert_eq!(client.call::<()>("late", "hello", ()).await.unwrap_err().code(), &ErrorCode::MethodNotFound);
         service.register("hello", async |name: String, _| Ok::<_, HandlerError>(format!("hello {name}"))).unwrap();
         assert_eq!(client.call::<String>("late", "hello", "you").await.unwrap(), "hello you");
         until(|| place.methods_of("late").unwrap() == ["hello"]).await;
@@ -147,9 +145,9 @@ fn methods_registered_after_connecting_are_advertised_and_called() {
 fn events_come_in_order_under_the_names_of_the_readme() {
     run(async {
         let place = Place::new();
-        let service = place.builder("service").method("work", async |well: bool, _| {
-            if well { Ok(()) } else { Err(HandlerError::new("NOT_WELL", "no")) }
-        });
+        let service = place
+            .builder("service")
+            .method("work", async |well: bool, _| if well { Ok(()) } else { Err(HandlerError::new("NOT_WELL", "no")) });
         let service = service.build().unwrap();
         let mut at_service = service.events();
         service.connect().await.unwrap();
@@ -197,6 +195,31 @@ fn events_come_in_order_under_the_names_of_the_readme() {
                 "disconnected"
             ]
         );
+    });
+}
+
+#[test]
+fn debug_logs_every_call() {
+    run(async {
+        let place = Place::new();
+        for debug in [false, true] {
+            let client = place.builder("client").debug(debug);
+            let client = client.method("work", async |(): (), _| Ok::<(), HandlerError>(())).connect().await.unwrap();
+            let mut events = client.events();
+            client.call::<()>("client", "work", ()).await.unwrap();
+            client.disconnect().await;
+            drop(client);
+            let mut lines = Vec::new();
+            while let Some(event) = events.recv().await {
+                if let ClientEvent::Log { message, timestamp_ms, .. } = event {
+                    assert!(timestamp_ms > 1_600_000_000_000);
+                    lines.push(message);
+                }
+            }
+            let calls: &[&str] = if debug { &["calling", "answered", "call ended"] } else { &[] };
+            assert_eq!(lines[..lines.len() - 1], *calls);
+            assert_eq!(lines.last().map(String::as_str), Some("disconnected"));
+        }
     });
 }
 

@@ -49,8 +49,10 @@ fn a_nested_call_keeps_the_deadline_of_the_first() {
         assert!(u128::from(seen.deadline_ms) >= before + 30_000 && u128::from(seen.deadline_ms) < before + 100_000);
         let options = CallOptions::new().timeout(Duration::from_secs(20));
         let seen: CallContext = order.call_with("user", "relay", ["role"], options).await.unwrap();
-        let alone: CallContext =
-            order.call_with("user", "relay", [""; 0], CallOptions::new().timeout(Duration::from_secs(20))).await.unwrap();
+        let alone: CallContext = order
+            .call_with("user", "relay", [""; 0], CallOptions::new().timeout(Duration::from_secs(20)))
+            .await
+            .unwrap();
         assert!(seen.deadline_ms <= alone.deadline_ms, "20 s from the first call, however deep");
     });
 }
@@ -99,8 +101,7 @@ fn an_explicit_context_overrides_the_tasks_own() {
             let client = context.client();
             let none: &[&str] = &[];
             let inherited: CallContext = client.call("role", "relay", none).await?;
-            let fresh: CallContext =
-                client.call_with("role", "relay", none, CallOptions::new().new_chain()).await?;
+            let fresh: CallContext = client.call_with("role", "relay", none, CallOptions::new().new_chain()).await?;
             let given = CallContext {
                 root: "root-given".into(),
                 chain: vec!["x".into(), "y".into()],
@@ -130,7 +131,8 @@ fn an_explicit_context_that_is_none_is_refused() {
     run(async {
         let place = Place::new();
         let client = place.client("client").await;
-        let invalid = CallContext { root: String::new(), chain: vec!["x".into()], depth: 1, deadline_ms: u64::MAX >> 12 };
+        let invalid =
+            CallContext { root: String::new(), chain: vec!["x".into()], depth: 1, deadline_ms: u64::MAX >> 12 };
         for options in [CallOptions::new().context(invalid.clone()), CallOptions::new().exact_context(invalid)] {
             let error = client.call_with::<()>("client", "x", (), options).await.unwrap_err();
             assert_eq!(error.code(), &ErrorCode::InvalidContext);

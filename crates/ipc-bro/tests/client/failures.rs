@@ -277,7 +277,9 @@ fn a_payload_beyond_the_limit_is_refused_and_the_connection_goes_on() {
 fn raw_results_must_be_one_value() {
     run(async {
         let place = Place::new();
-        let service = place.builder("service").method_raw("raw", |_, _| async { Ok::<_, HandlerError>(RawPayload::json("[1, 2")?) });
+        let service = place
+            .builder("service")
+            .method_raw("raw", |_, _| async { Ok::<_, HandlerError>(RawPayload::json("[1, 2")?) });
         let _service = service.connect().await.unwrap();
         let client = place.client("client").await;
         let error = client.call::<()>("service", "raw", ()).await.unwrap_err();

@@ -131,6 +131,24 @@ fn disconnect_rejects_what_is_pending_and_connect_may_follow() {
 }
 
 #[test]
+fn a_disconnect_ends_even_if_a_connect_follows_at_once() {
+    run(async {
+        let place = Place::new();
+        let client = place.client("client").await;
+        for _ in 0..50 {
+            let (_, outcome) = tokio::join!(client.disconnect(), client.connect());
+            // The gateway may not have seen the end of the old connection yet.
+            if let Err(error) = outcome {
+                assert_eq!(error.code(), &ErrorCode::DuplicateService, "{error}");
+            }
+        }
+        client.disconnect().await;
+        until(|| place.methods_of("client").is_none()).await;
+        client.connect().await.unwrap();
+    });
+}
+
+#[test]
 fn without_a_gateway_connect_fails_at_once_or_waits_as_told() {
     run(async {
         let mut place = Place::empty();
@@ -243,7 +261,9 @@ fn a_handler_that_uses_its_contexts_client_does_not_keep_it_alive() {
     run(async {
         let place = Place::new();
         let client = place.builder("client").method("nest", async |again: bool, context: Context| {
-            if again { context.client().call::<()>("client", "nest", false).await?; }
+            if again {
+                context.client().call::<()>("client", "nest", false).await?;
+            }
             Ok::<(), HandlerError>(())
         });
         let client = client.connect().await.unwrap();
@@ -289,7 +309,11 @@ fn a_runtime_that_ends_leaves_no_caller_waiting() {
     let other = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let client = other.block_on(async {
         let client = place.builder("client");
-        client.method("hang", |(): (), _| async { pending::<Result<(), HandlerError>>().await }).connect().await.unwrap()
+        client
+            .method("hang", |(): (), _| async { pending::<Result<(), HandlerError>>().await })
+            .connect()
+            .await
+            .unwrap()
     });
     run(async move {
         let call = {

@@ -252,9 +252,18 @@ impl<'a> Walker<'a> {
             }
         }
         // Less than eight bytes are left: read the body's last eight, without those that came before. No zero is a digit.
-        let left = self.body.len() - at;
-        let last = self.body.last_chunk().map_or(0, |chunk| u64::from_le_bytes(*chunk));
-        at + text::leading_digits(last.unbounded_shr(64 - 8 * left as u32))
+        let Some(last) = self.body.last_chunk() else { return self.digits_of_short_body(at) };
+        let passed = 8 - (self.body.len() - at);
+        // Two shifts, because a shift by all 64 bits would be none.
+        at + text::leading_digits(u64::from_le_bytes(*last) >> (4 * passed) >> (4 * passed))
+    }
+
+    #[cold]
+    fn digits_of_short_body(&self, mut at: usize) -> usize {
+        while self.byte(at).is_ascii_digit() {
+            at += 1;
+        }
+        at
     }
 }
 
