@@ -3,6 +3,7 @@
 use crate::exit::Failure;
 use serde_json::Value;
 use std::io::{IsTerminal, Write};
+use std::time::Duration;
 
 /// Prints a value: indented for a terminal, in one line for a pipe.
 pub fn print_json(value: &Value) -> Result<(), Failure> {
@@ -60,10 +61,20 @@ pub fn duration_us(us: u64) -> String {
     }
 }
 
+/// A span in whole milliseconds.
+pub fn in_ms(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A span in whole microseconds.
+pub fn in_us(span: Duration) -> u64 {
+    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
+}
+
 /// Milliseconds since 1970, now.
 pub fn wall_ms() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |elapsed| u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX))
+    since.map_or(0, in_ms)
 }
 
 /// Time of day (UTC) with milliseconds.

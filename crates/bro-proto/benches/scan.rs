@@ -142,13 +142,28 @@ fn scan(criterion: &mut Criterion) {
         msgpack(&call(&params), &mut packed);
         let mut group = criterion.benchmark_group(format!("{name}/{}", text.len()));
         group.throughput(Throughput::Bytes(text.len() as u64));
-        group.bench_function("json", |bencher| bencher.iter(|| v1::scan(black_box(text.as_bytes())).unwrap()));
-        group.bench_function("msgpack", |bencher| bencher.iter(|| v1::scan(black_box(&packed)).unwrap()));
+        assert!(v1::scan(text.as_bytes()).is_ok() && v1::scan(&packed).is_ok());
+        assert!(serde_json::from_str::<SerdeHeader<'_>>(&text).is_ok());
+        // What was read is looked at where it lies, as a router does: moving it is no part of reading.
+        group.bench_function("json", |bencher| {
+            bencher.iter(|| {
+                black_box(&v1::scan(black_box(text.as_bytes())));
+            });
+        });
+        group.bench_function("msgpack", |bencher| {
+            bencher.iter(|| {
+                black_box(&v1::scan(black_box(&packed)));
+            });
+        });
         group.bench_function("serde_json", |bencher| {
-            bencher.iter(|| serde_json::from_slice::<SerdeHeader<'_>>(black_box(text.as_bytes())).unwrap());
+            bencher.iter(|| {
+                black_box(&serde_json::from_slice::<SerdeHeader<'_>>(black_box(text.as_bytes())));
+            });
         });
         group.bench_function("serde_json_ignored", |bencher| {
-            bencher.iter(|| serde_json::from_slice::<IgnoredAny>(black_box(text.as_bytes())).unwrap());
+            bencher.iter(|| {
+                black_box(&serde_json::from_slice::<IgnoredAny>(black_box(text.as_bytes())));
+            });
         });
         group.finish();
     }

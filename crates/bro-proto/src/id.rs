@@ -4,7 +4,8 @@ use crate::rng::Rng;
 
 const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
 const TAIL_LEN: usize = 6;
-const TAIL_VALUES: u64 = 36_u64.pow(TAIL_LEN as u32);
+/// 36 to the power of [`TAIL_LEN`].
+const TAIL_VALUES: u64 = 36_u64.pow(6);
 
 /// An id with a prefix of the caller's choice, as the readme's `generateId`.
 pub fn generate_id(prefix: &str, wall_ms: u64, rng: &mut Rng) -> String {

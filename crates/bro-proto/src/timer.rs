@@ -3,6 +3,8 @@
 //! Inserting and removing are O(1) and leave nothing behind: cancelled timers are unlinked, not skipped later, so
 //! a busy gateway whose calls end long before their deadline holds exactly as many timers as calls.
 
+#![allow(clippy::cast_possible_truncation, reason = "slots and levels are masked to six and three bits")]
+
 const LEVELS: usize = 7;
 const SLOT_BITS: u32 = 6;
 const SLOTS: usize = 1 << SLOT_BITS;

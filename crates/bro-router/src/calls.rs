@@ -61,6 +61,11 @@ impl Call {
         self.ends[Side::Callee as usize]
     }
 
+    /// What the caller's id hashes to, if the callee knows the call by it; ids of the gateway's own never come again.
+    pub(crate) fn shared_id_hash(&self) -> Option<u64> {
+        (self.callee_id_end == self.id_end).then_some(self.hash)
+    }
+
     pub(crate) fn is_live(&self) -> bool {
         self.is_live
     }
@@ -70,9 +75,15 @@ impl Call {
         self.str(0, self.id_end)
     }
 
-    /// The id that the callee knows.
-    pub(crate) fn callee_id(&self) -> &str {
-        if self.callee_id_end == self.id_end { self.id() } else { self.str(self.id_end, self.callee_id_end) }
+    /// The id that the callee knows, as bytes: they are compared for every answer.
+    pub(crate) fn callee_id(&self) -> &[u8] {
+        let start = if self.is_renamed() { self.id_end } else { 0 };
+        &self.text[start as usize..self.callee_id_end as usize]
+    }
+
+    /// Whether the callee knows the call by another id than the caller.
+    pub(crate) fn is_renamed(&self) -> bool {
+        self.callee_id_end != self.id_end
     }
 
     pub(crate) fn method(&self) -> &str {
@@ -143,7 +154,7 @@ impl Calls {
     pub(crate) fn find(&self, hash: u64, callee: u32, callee_id: &str) -> Option<u32> {
         let is_it = |&index: &u32| {
             let call = &self.slots[index as usize];
-            call.callee() == callee && call.callee_id() == callee_id
+            call.callee() == callee && call.callee_id() == callee_id.as_bytes()
         };
         self.by_callee_id.find(hash, is_it).copied()
     }

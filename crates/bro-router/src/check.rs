@@ -89,8 +89,9 @@ impl Router {
             for slot in [call.caller(), call.callee()] {
                 assert!(self.peers.is_live(slot) && self.peers[slot].service != NIL, "both ends of a call live");
             }
-            let hash = Calls::hash(&self.hasher, call.callee(), call.callee_id());
-            let found = self.calls.find(hash, call.callee(), call.callee_id());
+            let callee_id = std::str::from_utf8(call.callee_id()).expect("ids are texts");
+            let hash = Calls::hash(&self.hasher, call.callee(), callee_id);
+            let found = self.calls.find(hash, call.callee(), callee_id);
             assert_eq!(found, Some(index), "a callee knows no two calls by one id");
         }
         assert_eq!(count, self.calls.len());

@@ -121,6 +121,7 @@ impl Router {
             if index == NIL {
                 return;
             }
+            self.abandon(index);
             let call = self.calls.remove(&mut self.peers, index);
             self.timers.remove(call.timer);
             self.calls.recycle(call);
@@ -151,6 +152,6 @@ impl Router {
             "{callee}.{method}: the connection that worked on it was lost ({why}); whether it was carried out is unknown"
         );
         self.counters.calls_lost += 1;
-        self.fail_call(index, callee, &ErrorBody::new(ErrorCode::ConnectionLost, message), now, out);
+        self.fail_call(index, &ErrorBody::new(ErrorCode::ConnectionLost, message), now, out);
     }
 }

@@ -64,7 +64,9 @@ pub enum ConfigError {
         name: &'static str,
     },
     /// The three thresholds of a queue are out of order.
-    #[error("queue_pause_bytes must be below queue_calls_bytes_max, and that one plus frame_bytes_max below queue_bytes_max")]
+    #[error(
+        "queue_pause_bytes must be below queue_calls_bytes_max, and that one plus frame_bytes_max below queue_bytes_max"
+    )]
     QueueOrder,
     /// A frame prefix could not announce such a body.
     #[error("frame_bytes_max must fit 32 bits")]

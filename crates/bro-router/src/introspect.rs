@@ -68,7 +68,7 @@ impl Router {
             Ok(Reply::Now(json)) => Outcome::Success(Payload { encoding: Encoding::Json, bytes: json }),
             Err(error) => Outcome::Error(error),
         };
-        let answer = Answer { id: inquiry.id, from: GATEWAY_SERVICE, outcome, context: inquiry.context };
+        let answer = Answer { id: inquiry.id, outcome, context: inquiry.context };
         self.answer(inquiry.caller, "", &answer, now, out);
     }
 

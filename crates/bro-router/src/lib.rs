@@ -6,7 +6,7 @@
 //! | `outbox`, `event`, `view`, `counters` | what comes out |
 //! | `peers` | connections, and the bytes that each is charged for |
 //! | `register`, `registry` | services by name, each with the ring of its instances |
-//! | `routing`, `calls` | CALLs: admission, forwarding, and what is in flight |
+//! | `routing`, `calls`, `abandoned` | CALLs: admission, forwarding, what is in flight, and what may still be answered |
 //! | `reply` | RESPONSEs: forwarded, and the gateway's own |
 //! | `closing`, `drain` | how connections and the gateway end |
 //! | `introspect`, `parked`, `event_log`, `report` | calls to `bro.gateway`, and who is told what happens |
@@ -15,6 +15,7 @@
 //!
 //! It owns no socket, clock, thread or random source: see [`Router`] for the order of its inputs.
 
+mod abandoned;
 mod calls;
 mod check;
 mod closing;
@@ -37,7 +38,7 @@ mod routing;
 mod timers;
 mod view;
 
-pub use config::RouterConfig;
+pub use config::{ConfigError, RouterConfig};
 pub use counters::Counters;
 pub use event::{CloseReason, Event, EventMask};
 pub use outbox::{Outbox, Part, PeerId};

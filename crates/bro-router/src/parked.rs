@@ -7,7 +7,7 @@ use crate::peers::{NIL, Peers};
 use crate::reply::Answer;
 use crate::router::Router;
 use crate::timers::Timer;
-use bro_proto::limits::{GATEWAY_SERVICE, PARKED_MAX, PARKED_PER_PEER_MAX, PARKED_TIMEOUT_MAX_MS};
+use bro_proto::limits::{PARKED_MAX, PARKED_PER_PEER_MAX, PARKED_TIMEOUT_MAX_MS};
 use bro_proto::timer::TimerId;
 use bro_proto::v1::encode::Outcome;
 use bro_proto::v1::{Encoding, Payload};
@@ -253,7 +253,10 @@ impl Router {
 
     fn park(&mut self, inquiry: &Inquiry<'_>, wait: Wait, timeout_ms: u64, now: Now) -> Result<(), ErrorBody> {
         if self.is_draining() {
-            return Err(ErrorBody::new(ErrorCode::ShuttingDown, "the gateway is shutting down: nothing can be waited for"));
+            return Err(ErrorBody::new(
+                ErrorCode::ShuttingDown,
+                "the gateway is shutting down: nothing can be waited for",
+            ));
         }
         if self.parked.len() >= PARKED_MAX || self.peers[inquiry.caller].parked.len as usize >= PARKED_PER_PEER_MAX {
             let message = format!(
@@ -293,19 +296,13 @@ impl Router {
         self.answer_parked(call, Ok(&json), now, out);
     }
 
-    fn answer_parked(
-        &mut self,
-        call: &ParkedCall,
-        result: Result<&[u8], &ErrorBody>,
-        now: Now,
-        out: &mut impl Outbox,
-    ) {
+    fn answer_parked(&mut self, call: &ParkedCall, result: Result<&[u8], &ErrorBody>, now: Now, out: &mut impl Outbox) {
         let outcome = match result {
             Ok(json) => Outcome::Success(Payload { encoding: Encoding::Json, bytes: json }),
             Err(error) => Outcome::Error(error),
         };
         let context = Payload { encoding: call.context_encoding, bytes: &call.context };
-        let answer = Answer { id: &call.id, from: GATEWAY_SERVICE, outcome, context };
+        let answer = Answer { id: &call.id, outcome, context };
         self.answer(call.caller, "", &answer, now, out);
     }
 }

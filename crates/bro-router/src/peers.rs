@@ -1,5 +1,6 @@
 //! Connections: what is known of each, and what each has been charged for.
 
+use crate::abandoned::Abandoned;
 use crate::config::RouterConfig;
 use crate::counters::Counters;
 use crate::event::CloseReason;
@@ -71,6 +72,10 @@ pub(crate) struct Peer {
     pub(crate) last_frame_at_ms: u64,
     /// Bytes queued and not yet taken. All of them are in [`Peers::charged`] too.
     pub(crate) queued_bytes: usize,
+    /// How many of them are not CALLs: what it asked for itself and does not read. At most `queued_bytes`.
+    pub(crate) answer_bytes: usize,
+    /// Ids of calls that ended without its answer; made when there is the first.
+    pub(crate) abandoned: Option<Box<Abandoned>>,
     /// Monotonic milliseconds when the queue became non-empty or was last taken from.
     pub(crate) progress_ms: u64,
     pub(crate) register_timer: Option<TimerId>,
@@ -159,6 +164,8 @@ impl Peers {
             connected_at_ms: now.wall_ms,
             last_frame_at_ms: now.wall_ms,
             queued_bytes: 0,
+            answer_bytes: 0,
+            abandoned: None,
             progress_ms: 0,
             register_timer: None,
             partial_timer: None,
@@ -186,6 +193,8 @@ impl Peers {
         }
         self.charged -= peer.queued_bytes;
         peer.queued_bytes = 0;
+        peer.answer_bytes = 0;
+        peer.abandoned = None;
         peer.is_live = false;
         peer.service = self.free;
         self.free = slot;
@@ -201,7 +210,8 @@ impl Peers {
         }
     }
 
-    /// Queues one frame and charges it. A peer whose queue would pass its maximum is closed instead.
+    /// Queues one frame that is not a CALL, and charges it. A peer that lets too much of these wait is not read from until it
+    /// reads; one whose queue would pass its maximum is closed.
     pub(crate) fn send(
         &mut self,
         slot: u32,
@@ -211,15 +221,50 @@ impl Peers {
         counters: &mut Counters,
         out: &mut impl Outbox,
     ) {
+        let Some(bytes) = self.queue(slot, parts, now, timers, counters, out) else { return };
+        let peer = &mut self.slots[slot as usize];
+        peer.answer_bytes += bytes;
+        if !peer.is_paused && peer.answer_bytes > self.limits.pause_bytes {
+            peer.is_paused = true;
+            // What the gateway does not read cannot be late.
+            peer.partial_timer.take().map(|timer| timers.remove(timer));
+            out.pause(PeerId { slot, generation: peer.generation });
+        }
+    }
+
+    /// Queues a CALL and charges it. It never pauses the callee: one that works on its calls one after the other may be
+    /// writing an answer, and would wait for the gateway to read while the gateway waits for it. Admission bounds the calls.
+    pub(crate) fn send_call(
+        &mut self,
+        slot: u32,
+        parts: &[Part<'_>],
+        now: Now,
+        timers: &mut Timers,
+        counters: &mut Counters,
+        out: &mut impl Outbox,
+    ) {
+        self.queue(slot, parts, now, timers, counters, out);
+    }
+
+    /// The bytes that were queued, if any.
+    fn queue(
+        &mut self,
+        slot: u32,
+        parts: &[Part<'_>],
+        now: Now,
+        timers: &mut Timers,
+        counters: &mut Counters,
+        out: &mut impl Outbox,
+    ) -> Option<usize> {
         let peer = &mut self.slots[slot as usize];
         debug_assert!(peer.is_live, "nothing is sent to a dead peer");
         if peer.is_doomed {
-            return;
+            return None;
         }
         let bytes: usize = parts.iter().map(|part| part.bytes().len()).sum();
         if peer.queued_bytes + bytes > self.limits.bytes_max {
             self.doom(slot, CloseReason::SlowReader);
-            return;
+            return None;
         }
         if peer.queued_bytes == 0 {
             peer.progress_ms = now.mono_ms();
@@ -232,15 +277,8 @@ impl Peers {
             let deadline = now.mono_ms().saturating_add(self.limits.stall_timeout_ms);
             peer.stall_timer = Some(timers.insert(deadline, Timer::WriteStall(slot)));
         }
-        let must_pause = !peer.is_paused && peer.queued_bytes > self.limits.pause_bytes;
-        let id = PeerId { slot, generation: peer.generation };
-        out.send(id, parts);
-        if must_pause {
-            peer.is_paused = true;
-            // What the gateway does not read cannot be late.
-            peer.partial_timer.take().map(|timer| timers.remove(timer));
-            out.pause(id);
-        }
+        out.send(PeerId { slot, generation: peer.generation }, parts);
+        Some(bytes)
     }
 
     /// Takes back the charge for bytes that the peer took. True when reading from it may go on.
@@ -251,9 +289,14 @@ impl Peers {
         if bytes > 0 {
             peer.progress_ms = now.mono_ms();
         }
+        if peer.answer_bytes > 0 && bytes > 0 {
+            // Which frames the bytes belong to is not kept: answers get their share of them, and all when all are taken.
+            let share = (bytes as u64 * peer.answer_bytes as u64).div_ceil(peer.queued_bytes as u64);
+            peer.answer_bytes -= usize::try_from(share).expect("at most the answers' bytes");
+        }
         peer.queued_bytes -= bytes;
         self.charged -= bytes;
-        peer.is_paused && peer.queued_bytes <= self.limits.pause_bytes / 2
+        peer.is_paused && peer.answer_bytes <= self.limits.pause_bytes / 2
     }
 
     /// Looks at a peer whose stall timer fired: true when it has taken nothing for too long.

@@ -8,8 +8,8 @@ use crate::reply::payload;
 use crate::router::Router;
 use crate::timers::Timer;
 use bro_proto::limits::{
-    HEARTBEATS_MISSED_MAX, METADATA_BYTES_MAX, POOL_SIZE_MAX, REGISTER_BYTES_MAX, REGISTRY_BYTES_MAX, RESERVED_PREFIX,
-    SERVICE_NAME_BYTES_MAX,
+    GATEWAY_SERVICE, HEARTBEATS_MISSED_MAX, METADATA_BYTES_MAX, POOL_SIZE_MAX, REGISTER_BYTES_MAX, REGISTRY_BYTES_MAX,
+    RESERVED_PREFIX, SERVICE_NAME_BYTES_MAX,
 };
 use bro_proto::name::check_service_name;
 use bro_proto::v1::Header;
@@ -28,14 +28,7 @@ struct Registration {
 
 impl Router {
     /// A REGISTER arrived. A refusal costs the connection: a v1 program has no other use for it.
-    pub(crate) fn register(
-        &mut self,
-        slot: u32,
-        body: &[u8],
-        header: &Header<'_>,
-        now: Now,
-        out: &mut impl Outbox,
-    ) {
+    pub(crate) fn register(&mut self, slot: u32, body: &[u8], header: &Header<'_>, now: Now, out: &mut impl Outbox) {
         self.peers[slot].encoding = header.encoding;
         if let Err((error, reason)) = self.try_register(slot, body, header, now, out) {
             self.counters.registrations_refused += 1;
@@ -147,7 +140,7 @@ impl Router {
             self.timers.remove(timer);
         }
         let mut frame = std::mem::take(&mut self.scratch);
-        encode_register_ack(&mut frame, self.peers[slot].encoding);
+        encode_register_ack(&mut frame, self.peers[slot].encoding, Some(GATEWAY_SERVICE));
         self.peers.send(slot, &[Part::Scratch(&frame)], now, &mut self.timers, &mut self.counters, out);
         self.keep_scratch(frame);
     }

@@ -6,7 +6,7 @@ use crate::outbox::{Outbox, Part};
 use crate::peers::NIL;
 use crate::router::Router;
 use bro_proto::frame::finish_frame;
-use bro_proto::limits::{CONTEXT_BYTES_MAX, FRAME_PREFIX_BYTES};
+use bro_proto::limits::{CONTEXT_BYTES_MAX, FRAME_PREFIX_BYTES, GATEWAY_SERVICE};
 use bro_proto::v1::encode::{ContextSource, Outcome, ResponseFields, encode_response};
 use bro_proto::v1::rewrite::{Patch, rewrite};
 use bro_proto::v1::{Encoding, Header, Payload, Status, Text};
@@ -16,8 +16,6 @@ use std::ops::Range;
 /// A RESPONSE from the gateway itself.
 pub(crate) struct Answer<'a> {
     pub(crate) id: &'a str,
-    /// The service that was called.
-    pub(crate) from: &'a str,
     pub(crate) outcome: Outcome<'a>,
     /// Echoed; empty when the call had none.
     pub(crate) context: Payload<'a>,
@@ -39,6 +37,9 @@ impl Router {
         };
         let hash = Calls::hash(&self.hasher, callee, &id.value);
         let Some(index) = self.calls.find(hash, callee, &id.value) else {
+            if let Some(abandoned) = &mut self.peers[callee].abandoned {
+                abandoned.remove(hash);
+            }
             self.drop_response(callee, header, now, out);
             return;
         };
@@ -53,34 +54,36 @@ impl Router {
                 let service = self.peers[callee].service;
                 let name = self.registry[service].name.clone();
                 self.warn(callee, &format!("answered {name}.{} wrongly: {}", call.method(), error.message), now, out);
-                self.answer_failed(&call, &name, &error, now, out);
+                self.answer_failed(&call, &error, now, out);
             }
         }
         self.calls.recycle(call);
     }
 
     /// Ends a call in flight with an error from the gateway.
-    pub(crate) fn fail_call(
-        &mut self,
-        index: u32,
-        callee: &str,
-        error: &ErrorBody,
-        now: Now,
-        out: &mut impl Outbox,
-    ) {
+    pub(crate) fn fail_call(&mut self, index: u32, error: &ErrorBody, now: Now, out: &mut impl Outbox) {
         let call = self.calls.remove(&mut self.peers, index);
         self.timers.remove(call.timer);
-        self.answer_failed(&call, callee, error, now, out);
+        self.answer_failed(&call, error, now, out);
         self.calls.recycle(call);
     }
 
     /// The deadline of a call in flight has passed.
     pub(crate) fn time_out_call(&mut self, index: u32, now: Now, out: &mut impl Outbox) {
+        self.abandon(index);
         let call = &self.calls[index];
         let name = self.registry[self.peers[call.callee()].service].name.clone();
         let message = format!("{name}.{}: no answer within {} ms", call.method(), call.timeout_ms);
         self.counters.calls_timed_out += 1;
-        self.fail_call(index, &name, &ErrorBody::new(ErrorCode::Timeout, message), now, out);
+        self.fail_call(index, &ErrorBody::new(ErrorCode::Timeout, message), now, out);
+    }
+
+    /// A call is about to end although its callee, which lives, has not answered.
+    pub(crate) fn abandon(&mut self, index: u32) {
+        let call = &self.calls[index];
+        if let Some(hash) = call.shared_id_hash() {
+            self.peers[call.callee()].abandoned.get_or_insert_default().insert(hash);
+        }
     }
 
     /// Refuses a CALL that was not passed on.
@@ -99,7 +102,7 @@ impl Router {
         }
         let id = text(header.id.as_ref());
         let to = text(header.to.as_ref());
-        let answer = Answer { id, from: to, outcome: Outcome::Error(error), context: context_to_echo(body, header) };
+        let answer = Answer { id, outcome: Outcome::Error(error), context: context_to_echo(body, header) };
         self.answer(caller, text(header.from.as_ref()), &answer, now, out);
         if self.reporter.wants(EventMask::RESPONSES) {
             let name = match self.peers[caller].service {
@@ -120,25 +123,18 @@ impl Router {
     }
 
     /// Sends a RESPONSE of the gateway's own. `unnamed` is what a caller without registration calls itself.
-    pub(crate) fn answer(
-        &mut self,
-        caller: u32,
-        unnamed: &str,
-        answer: &Answer<'_>,
-        now: Now,
-        out: &mut impl Outbox,
-    ) {
+    pub(crate) fn answer(&mut self, caller: u32, unnamed: &str, answer: &Answer<'_>, now: Now, out: &mut impl Outbox) {
         let peer = &self.peers[caller];
         let to = if peer.service == NIL { unnamed } else { &self.registry[peer.service].name };
         let encoding = peer.encoding;
         let mut frame = std::mem::take(&mut self.scratch);
         let context = (!answer.context.bytes.is_empty()).then_some(ContextSource::Encoded(answer.context));
-        let fields = ResponseFields { id: answer.id, from: answer.from, to, outcome: answer.outcome, context };
+        let fields = ResponseFields { id: answer.id, from: GATEWAY_SERVICE, to, outcome: answer.outcome, context };
         let is_fit = encode_response(&mut frame, encoding, &fields).is_ok()
             && frame.len() - FRAME_PREFIX_BYTES <= self.config.frame_bytes_max;
         if !is_fit {
             frame.clear();
-            let message = format!("the answer of {} would be larger than a frame may be", answer.from);
+            let message = "the answer would be larger than a frame may be";
             let too_large = ErrorBody::new(ErrorCode::PayloadTooLarge, message);
             let outcome = match answer.outcome {
                 Outcome::Success(_) => Outcome::Error(&too_large),
@@ -165,9 +161,8 @@ impl Router {
         let callee_name = &*self.registry[self.peers[call.callee()].service].name;
         let caller_name = &*self.registry[self.peers[call.caller()].service].name;
         let target = self.peers[call.caller()].encoding;
-        let is_same_id = call.callee_id() == call.id();
         let is_stamped = holds(header.from.as_ref(), callee_name) && holds(header.to.as_ref(), caller_name);
-        if is_same_id && is_stamped && header.encoding == target && header.status.is_some() {
+        if !call.is_renamed() && is_stamped && header.encoding == target && header.status.is_some() {
             let parts = [Part::Inbound(frame)];
             self.peers.send(call.caller(), &parts, now, &mut self.timers, &mut self.counters, out);
             return Ok(status);
@@ -191,11 +186,11 @@ impl Router {
                     error_body = bro_proto::v1::decode::error_body(error);
                     Outcome::Error(&error_body)
                 };
-                let context = header.context.as_ref().map(|context| {
-                    ContextSource::Encoded(payload(body, Some(&context.span), header.encoding))
-                });
-                let fields =
-                    ResponseFields { id: call.id(), from: callee_name, to: caller_name, outcome, context };
+                let context = header
+                    .context
+                    .as_ref()
+                    .map(|context| ContextSource::Encoded(payload(body, Some(&context.span), header.encoding)));
+                let fields = ResponseFields { id: call.id(), from: callee_name, to: caller_name, outcome, context };
                 encode_response(&mut rewritten, target, &fields)
             }
         };
@@ -215,16 +210,8 @@ impl Router {
     }
 
     /// Tells the caller of a call that was already taken out of the tables that it has failed.
-    fn answer_failed(
-        &mut self,
-        call: &Call,
-        callee: &str,
-        error: &ErrorBody,
-        now: Now,
-        out: &mut impl Outbox,
-    ) {
-        let answer =
-            Answer { id: call.id(), from: callee, outcome: Outcome::Error(error), context: call.context() };
+    fn answer_failed(&mut self, call: &Call, error: &ErrorBody, now: Now, out: &mut impl Outbox) {
+        let answer = Answer { id: call.id(), outcome: Outcome::Error(error), context: call.context() };
         self.answer(call.caller(), "", &answer, now, out);
         self.report_response(call, Status::Error, error.code.clone(), now, out);
     }

@@ -60,12 +60,8 @@ impl Router {
                 None if request.to == GATEWAY_SERVICE => {
                     let params = payload(body, header.params.as_ref(), header.encoding);
                     let context = context_to_echo(body, header);
-                    let inquiry = crate::introspect::Inquiry {
-                        caller,
-                        id: request.id,
-                        context,
-                        timeout_ms: request.timeout_ms,
-                    };
+                    let inquiry =
+                        crate::introspect::Inquiry { caller, id: request.id, context, timeout_ms: request.timeout_ms };
                     self.introspect(&inquiry, request.method, params, now, out);
                     Ok(())
                 }
@@ -109,13 +105,7 @@ impl Router {
 
     /// Checks a context, and tells how much time it leaves. Converted here, once: from now on only the monotonic clock
     /// counts, so that a wall clock that jumps kills no call in flight.
-    fn check_context(
-        &self,
-        context: &ContextHeader<'_>,
-        to: &str,
-        method: &str,
-        now: Now,
-    ) -> Result<u64, ErrorBody> {
+    fn check_context(&self, context: &ContextHeader<'_>, to: &str, method: &str, now: Now) -> Result<u64, ErrorBody> {
         let invalid = |message: String| Err(ErrorBody::new(ErrorCode::InvalidContext, message));
         if context.span.len() > CONTEXT_BYTES_MAX {
             return invalid(format!("`context` has more than {CONTEXT_BYTES_MAX} bytes"));
@@ -135,13 +125,15 @@ impl Router {
         };
         let limit = self.config.depth_max;
         if depth > limit {
-            let message = format!("{to}.{method}: depth {depth} is more than {limit}: do services call each other in a circle?");
+            let message =
+                format!("{to}.{method}: depth {depth} is more than {limit}: do services call each other in a circle?");
             return Err(ErrorBody::new(ErrorCode::MaxDepthExceeded, message));
         }
         let remaining_ms = deadline_ms.saturating_sub(now.wall_ms);
         if remaining_ms == 0 {
             let late_ms = now.wall_ms - deadline_ms;
-            let message = format!("{to}.{method}: the deadline passed {late_ms} ms before the call reached the gateway");
+            let message =
+                format!("{to}.{method}: the deadline passed {late_ms} ms before the call reached the gateway");
             return Err(ErrorBody::new(ErrorCode::DeadlineExceeded, message));
         }
         Ok(remaining_ms.min(CALL_TIMEOUT_MAX_MS))
@@ -182,7 +174,8 @@ impl Router {
     ) -> Result<(), ErrorBody> {
         let mut hash = Calls::hash(&self.hasher, callee, request.id);
         let mut callee_id = None;
-        if self.calls.find(hash, callee, request.id).is_some() {
+        let is_abandoned = self.peers[callee].abandoned.as_ref().is_some_and(|ids| ids.contains(hash));
+        if is_abandoned || self.calls.find(hash, callee, request.id).is_some() {
             let fresh = self.fresh_callee_id(callee);
             hash = Calls::hash(&self.hasher, callee, &fresh);
             callee_id = Some(fresh);
@@ -205,9 +198,9 @@ impl Router {
             }
             let id = callee_id.unwrap_or(request.id);
             let draft = Draft { id, from: caller_name, request, made: made.as_ref() };
-            let checked = draft.write(body, header, target, &mut rewritten).and_then(|()| {
-                check_frame_size(&rewritten, self.config.frame_bytes_max, "the call")
-            });
+            let checked = draft
+                .write(body, header, target, &mut rewritten)
+                .and_then(|()| check_frame_size(&rewritten, self.config.frame_bytes_max, "the call"));
             if let Err(error) = checked {
                 self.keep_scratch(rewritten);
                 return Err(error);
@@ -229,7 +222,7 @@ impl Router {
         self.calls.insert(&mut self.peers, call);
         self.counters.calls_routed += 1;
         let part = if is_unchanged { Part::Inbound(frame) } else { Part::Scratch(&rewritten) };
-        self.peers.send(callee, &[part], now, &mut self.timers, &mut self.counters, out);
+        self.peers.send_call(callee, &[part], now, &mut self.timers, &mut self.counters, out);
         self.keep_scratch(rewritten);
         if self.reporter.wants(EventMask::CALLS) {
             self.report_call(caller, request, body, header, made.as_ref(), now, out);
@@ -315,13 +308,7 @@ struct Draft<'a> {
 
 impl Draft<'_> {
     /// Appends the frame.
-    fn write(
-        &self,
-        body: &[u8],
-        header: &Header<'_>,
-        target: Encoding,
-        out: &mut Vec<u8>,
-    ) -> Result<(), ErrorBody> {
+    fn write(&self, body: &[u8], header: &Header<'_>, target: Encoding, out: &mut Vec<u8>) -> Result<(), ErrorBody> {
         let written = match (&header.id, &header.from, self.made) {
             (Some(id), Some(from), None) => {
                 out.extend_from_slice(&[0; FRAME_PREFIX_BYTES]);

@@ -62,7 +62,7 @@ fn row_01_an_unknown_service_is_answered_at_once_with_its_code() {
         let context = scene.caller.old_context(600_000);
         let id = scene.caller.start_call_with("nobody", "find", json!({}), context.clone());
         let response = scene.caller.expect_failure(&id, "SERVICE_NOT_FOUND");
-        assert_eq!((&response["from"], &response["to"]), (&json!("nobody"), &json!("order")));
+        assert_eq!((&response["from"], &response["to"]), (&json!("bro.gateway"), &json!("order")));
         assert_same_context(&context, &response["context"]);
         scene.check_a_call();
     });
@@ -126,7 +126,7 @@ fn row_02_calls_in_flight_fail_at_once_when_the_connection_of_the_callee_dies() 
         for (response, id) in failed.iter().zip(&ids) {
             assert_eq!((&response["type"], &response["id"]), (&json!("RESPONSE"), &json!(id)), "{response}");
             assert_eq!(response["error"]["code"], "CONNECTION_LOST", "{response}");
-            assert_eq!((&response["from"], &response["to"]), (&json!("user"), &json!("order")), "{response}");
+            assert_eq!((&response["from"], &response["to"]), (&json!("bro.gateway"), &json!("order")), "{response}");
         }
         let id = caller.start_call("user", "find", json!({}));
         caller.expect_failure(&id, "SERVICE_NOT_FOUND");

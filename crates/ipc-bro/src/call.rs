@@ -3,6 +3,10 @@
 use crate::error::Error;
 use crate::payload::RawPayload;
 use bro_proto::{CallContext, ErrorCode};
+use serde::de::DeserializeOwned;
+use std::fmt;
+use std::marker::PhantomData;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -67,6 +71,33 @@ impl CallOptions {
     pub fn new_chain(mut self) -> Self {
         self.chain = Chain::New;
         self
+    }
+}
+
+/// A call that was made: a future of its result. It borrows nothing, so it can be spawned. Dropping it takes the call back.
+#[must_use = "a call is made when it is awaited"]
+pub struct Call<R> {
+    answer: Pin<Box<dyn Future<Output = Answer> + Send>>,
+    result: PhantomData<fn() -> R>,
+}
+
+impl<R> Call<R> {
+    pub(crate) fn new(answer: impl Future<Output = Answer> + Send + 'static) -> Self {
+        Self { answer: Box::pin(answer), result: PhantomData }
+    }
+}
+
+impl<R: DeserializeOwned> Future for Call<R> {
+    type Output = Result<R, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.answer.as_mut().poll(cx).map(|answer| answer?.decode())
+    }
+}
+
+impl<R> fmt::Debug for Call<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Call").finish_non_exhaustive()
     }
 }
 

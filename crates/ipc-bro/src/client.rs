@@ -2,7 +2,7 @@
 
 use crate::Serializer;
 use crate::builder::ClientBuilder;
-use crate::call::{CallOptions, Chain, Reply, Slot};
+use crate::call::{Call, CallOptions, Chain, Reply, Slot};
 use crate::context::Context;
 use crate::driver::{CallCommand, CallKey, Control, Driver};
 use crate::error::{Error, HandlerError};
@@ -170,12 +170,7 @@ impl Client {
     /// `MAX_DEPTH_EXCEEDED`, `CONNECTION_LOST`, `OVERLOADED`, `PAYLOAD_TOO_LARGE`, `SERIALIZATION_FAILED`,
     /// `DESERIALIZATION_FAILED` when the result is not an `R`, or whatever code the handler answered;
     /// [`Error::failed_by`] tells who said it.
-    pub fn call<R: DeserializeOwned>(
-        &self,
-        service: &str,
-        method: &str,
-        params: impl Serialize,
-    ) -> impl Future<Output = Result<R, Error>> + Send {
+    pub fn call<R: DeserializeOwned>(&self, service: &str, method: &str, params: impl Serialize) -> Call<R> {
         self.call_with(service, method, params, CallOptions::new())
     }
 
@@ -189,9 +184,8 @@ impl Client {
         method: &str,
         params: impl Serialize,
         options: CallOptions,
-    ) -> impl Future<Output = Result<R, Error>> + Send {
-        let answer = self.start_call(service, method, RawPayload::encode(&params, self.shared.serializer), options);
-        async move { answer.await?.decode() }
+    ) -> Call<R> {
+        Call::new(self.start_call(service, method, RawPayload::encode(&params, self.shared.serializer), options))
     }
 
     /// As [`Client::call_with`], with values that are encoded already. The result comes as the callee's side of the

@@ -200,8 +200,10 @@ impl Task {
                 Control::Connect(reply) => {
                     // Those who gave up waiting do not pile up.
                     self.connecting.retain(|waiting| !waiting.is_closed());
-                    self.connecting.push(reply);
                     self.log("connecting", || None);
+                    // How an earlier attempt ended is for those who asked for that one.
+                    self.take_outputs(now);
+                    self.connecting.push(reply);
                     self.session.connect(now);
                 }
                 Control::Disconnect(reply) => {
@@ -297,10 +299,7 @@ impl Task {
                 None
             }
             Err(error) => {
-                let mut body = error.into_body();
-                // Where it failed. It also tells the caller that the gateway did not say this.
-                let place = || format!("at {}.{}", self.shared.service_name, working.context.method());
-                body.stack.get_or_insert_with(place);
+                let body = error.into_body();
                 self.session.respond(id, Outcome::Error(&body), now);
                 Some(body.message)
             }

@@ -79,7 +79,7 @@ pub use bro_gateway::{
 pub use bro_proto::v1::Encoding;
 pub use bro_proto::{CallContext, ErrorCode, limits};
 pub use builder::{ClientBuilder, DEFAULT_GATEWAY_PATH};
-pub use call::CallOptions;
+pub use call::{Call, CallOptions};
 pub use client::{Client, ClientStatus};
 pub use context::Context;
 pub use error::{Error, FailedBy, HandlerError};

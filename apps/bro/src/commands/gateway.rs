@@ -2,6 +2,7 @@
 
 use crate::cli::{GatewayArgs, parse_mode};
 use crate::exit::Failure;
+use crate::output::in_ms;
 use bro_gateway::{Gateway, GatewayConfig};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -101,9 +102,7 @@ fn merge(args: GatewayArgs, file: ConfigFile, debug: bool) -> Result<GatewayConf
     if let Some(mode) = args.mode.or(file_mode) {
         config.mode = mode;
     }
-    let ms = |flag: Option<Duration>, file: Option<u64>| {
-        flag.map(|duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)).or(file)
-    };
+    let ms = |flag: Option<Duration>, file: Option<u64>| flag.map(in_ms).or(file);
     let router = &mut config.router;
     let set = |target: &mut u64, value: Option<u64>, name: &str| match value {
         Some(0) => Err(Failure::Usage(format!("{name} must be more than 0"))),

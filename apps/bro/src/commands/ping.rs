@@ -3,7 +3,7 @@
 use crate::cli::PingArgs;
 use crate::connection::Connection;
 use crate::exit::Failure;
-use crate::output::{duration_us, print_line};
+use crate::output::{duration_us, in_us, print_line};
 use bro_proto::limits::PING_METHOD;
 use ipc_bro::{CallOptions, ErrorCode};
 use serde_json::{Value, json};
@@ -15,7 +15,7 @@ pub async fn run(args: PingArgs) -> Result<(), Failure> {
         let options = CallOptions::new().timeout(args.timeout);
         let started = Instant::now();
         let answer = connection.client().call_with::<Value>(&args.service, PING_METHOD, json!({}), options).await;
-        let spent = duration_us(u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX));
+        let spent = duration_us(in_us(started.elapsed()));
         match answer {
             Ok(_) => print_line(&format!("{}: {number} of {}, {spent}", args.service, args.count))?,
             // An old program has no such method; that it says so is as good a sign of life.

@@ -3,7 +3,7 @@
 use crate::cli::WatchArgs;
 use crate::connection::{Connection, is_command};
 use crate::exit::Failure;
-use crate::output::{duration_us, print_line, time_of_day};
+use crate::output::{duration_us, in_ms, print_line, time_of_day};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -26,7 +26,7 @@ pub async fn run(args: WatchArgs) -> Result<(), Failure> {
     let mut cursor = connection.ask::<Batch>("events", json!({}), answer_limit).await?.cursor;
     let mut left = args.count.unwrap_or(u64::MAX);
     while left > 0 {
-        let ask = json!({ "cursor": cursor, "timeoutMs": POLL.as_millis() as u64, "max": BATCH });
+        let ask = json!({ "cursor": cursor, "timeoutMs": in_ms(POLL), "max": BATCH });
         let batch: Batch = tokio::select! {
             batch = connection.ask("events", ask, answer_limit) => batch?,
             _ = tokio::signal::ctrl_c() => break,

@@ -9,7 +9,7 @@ mod tree;
 
 use crate::cli::DemoArgs;
 use crate::exit::Failure;
-use crate::output::{duration_us, print_line, wall_ms};
+use crate::output::{duration_us, in_ms, in_us, print_line, wall_ms};
 use anstyle::{AnsiColor, Style};
 use bro_proto::limits::GATEWAY_SERVICE;
 use bro_proto::{Now, rng::Rng};
@@ -143,7 +143,7 @@ impl Demo {
         let killed = Instant::now();
         self.take_service("user-service")?.kill().await?;
         let outcome = call.await.map_err(|error| Failure::local(error.to_string()))?;
-        let waited_us = u64::try_from(killed.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let waited_us = in_us(killed.elapsed());
         self.shown.end(&outcome, started.elapsed());
         let code = outcome.err().map(|error| error.code().to_string()).unwrap_or_default();
         check(
@@ -185,7 +185,7 @@ impl Demo {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         self.wait_for_services().await?;
-        let spent_us = u64::try_from(restarted.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let spent_us = in_us(restarted.elapsed());
         tick(&format!("a new gateway, pid {id}: all services are back by themselves after {}", duration_us(spent_us)))?;
         let order =
             self.call("order-service", "getOrderDetails", json!({ "orderId": "ORD-1" }), CallOptions::new()).await?;
@@ -266,7 +266,7 @@ impl Demo {
         self.shown.end(&outcome, spent);
         match outcome {
             Err(error) if *error.code() == ErrorCode::from(code) => {
-                let spent_us = u64::try_from(spent.as_micros()).unwrap_or(u64::MAX);
+                let spent_us = in_us(spent);
                 tick(&format!("{what}: {code} after {}", duration_us(spent_us)))?;
                 print_line(&format!("      {}", error.message()))
             }
@@ -283,7 +283,7 @@ impl Demo {
 
     async fn wait_for_services(&self) -> Result<(), Failure> {
         for name in service::NAMES {
-            let limit_ms = STEP_LIMIT.as_millis() as u64 - 1000;
+            let limit_ms = in_ms(STEP_LIMIT) - 1000;
             self.ask("waitFor", json!({ "service": name, "timeoutMs": limit_ms })).await?;
         }
         Ok(())
@@ -312,7 +312,7 @@ impl Demo {
 fn new_chain() -> CallContext {
     let now = Now { mono_us: 0, wall_ms: wall_ms() };
     let mut rng = Rng::new(now.wall_ms ^ u64::from(std::process::id()));
-    CallContext::create("demo", STEP_LIMIT.as_millis() as u64, now, &mut rng)
+    CallContext::create("demo", in_ms(STEP_LIMIT), now, &mut rng)
 }
 
 fn heading(text: &str) -> Result<(), Failure> {

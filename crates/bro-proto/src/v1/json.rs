@@ -54,10 +54,10 @@ struct KeyStart {
 
 impl KeyStart {
     #[inline(always)]
-    fn read(rest: &[u8]) -> Self {
-        match rest.first_chunk() {
+    fn read(body: &[u8], at: usize) -> Self {
+        match body.get(at..at + 16).and_then(|bytes| bytes.first_chunk()) {
             Some(chunk) => Self::of(chunk),
-            None => Self::of(&padded(rest)),
+            None => Self::of(&padded(&body[at..])),
         }
     }
 
@@ -154,7 +154,9 @@ impl<'a> Scanner<'a> {
         let mut seen = Seen::default();
         let mut has_type = false;
         at = self.walk.space(at + 1);
-        if self.walk.byte(at) != b'}' {
+        if self.walk.byte(at) == b'}' {
+            at += 1;
+        } else {
             loop {
                 let key = self.key::<false>(&mut marks, &mut at, &mut seen)?;
                 if key <= Key::Version {
@@ -196,18 +198,17 @@ impl<'a> Scanner<'a> {
                         _ => {}
                     }
                 }
-                at = self.walk.space(at);
-                match self.walk.byte(at) {
-                    b',' => at = self.walk.space(at + 1),
-                    b'}' => break,
-                    _ => return Err(self.walk.unexpected(at)),
+                let more;
+                (at, more) = self.walk.separator(at, b'}')?;
+                if !more {
+                    break;
                 }
             }
         }
         if !has_type {
             return Err(self.walk.fail(ScanError::WrongType { at: 0 }));
         }
-        Ok(at + 1)
+        Ok(at)
     }
 
     /// Reads the context that opens at `open`, and returns where it ends and the marks behind it.
@@ -223,7 +224,9 @@ impl<'a> Scanner<'a> {
         let context = out.insert(empty);
         let mut seen = Seen::default();
         let mut at = self.walk.space(open + 1);
-        if self.walk.byte(at) != b'}' {
+        if self.walk.byte(at) == b'}' {
+            at += 1;
+        } else {
             loop {
                 let key = self.key::<true>(&mut marks, &mut at, &mut seen)?;
                 let start = at;
@@ -246,16 +249,15 @@ impl<'a> Scanner<'a> {
                         _ => {}
                     }
                 }
-                at = self.walk.space(at);
-                match self.walk.byte(at) {
-                    b',' => at = self.walk.space(at + 1),
-                    b'}' => break,
-                    _ => return Err(self.walk.unexpected(at)),
+                let more;
+                (at, more) = self.walk.separator(at, b'}')?;
+                if !more {
+                    break;
                 }
             }
         }
-        context.span.end = at + 1;
-        Ok((at + 1, marks))
+        context.span.end = at;
+        Ok((at, marks))
     }
 
     /// Where the array that opens here ends, and how many entries it has.
@@ -269,12 +271,11 @@ impl<'a> Scanner<'a> {
         loop {
             at = self.walk.value(marks, at, 3)?;
             len += 1;
-            at = self.walk.space(at);
-            match self.walk.byte(at) {
-                b',' => at = self.walk.space(at + 1),
-                b']' => return Ok((at + 1, len)),
-                _ => return Err(self.walk.unexpected(at)),
+            let (behind, more) = self.walk.separator(at, b']')?;
+            if !more {
+                return Ok((behind, len));
             }
+            at = self.walk.space(behind);
         }
     }
 
@@ -287,7 +288,7 @@ impl<'a> Scanner<'a> {
         seen: &mut Seen,
     ) -> Result<Key, Failed> {
         let open = self.walk.expect(*at, b'"')?;
-        let start = KeyStart::read(self.walk.body().get(open + 1..).unwrap_or_default());
+        let start = KeyStart::read(self.walk.body(), open + 1);
         let (mut key, quoted_bytes) = known_key::<IN_CONTEXT>(start);
         if key == Key::Unknown {
             let close;

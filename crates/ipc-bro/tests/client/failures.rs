@@ -62,7 +62,7 @@ fn errors_of_handlers_keep_code_message_and_blame() {
             let error = client.call::<i32>("service", "std", "many").await.unwrap_err();
             assert_eq!(error.code(), &ErrorCode::ExecutionFailed);
             assert_eq!(error.message(), "invalid digit found in string");
-            assert_eq!(error.details(), Some("at service.std"));
+            assert_eq!((error.details(), error.failed_by()), (None, &by_service("service")));
             client.disconnect().await;
             service.disconnect().await;
         }

@@ -73,6 +73,26 @@ impl<'a> Walker<'a> {
         if self.byte(at) == wanted { Ok(at) } else { Err(self.unexpected(at)) }
     }
 
+    /// The position behind the comma or the closing bracket that stands here, and whether it was a comma.
+    #[inline(always)]
+    pub(super) fn separator(&mut self, at: usize, close: u8) -> Result<(usize, bool), Failed> {
+        match self.byte(at) {
+            b',' => Ok((at + 1, true)),
+            byte if byte == close => Ok((at + 1, false)),
+            _ => self.spaced_separator(at, close),
+        }
+    }
+
+    #[cold]
+    fn spaced_separator(&mut self, at: usize, close: u8) -> Result<(usize, bool), Failed> {
+        let at = self.space(at);
+        match self.byte(at) {
+            b',' => Ok((at + 1, true)),
+            byte if byte == close => Ok((at + 1, false)),
+            _ => Err(self.unexpected(at)),
+        }
+    }
+
     /// The first position from `at` on that holds no white space.
     #[inline(always)]
     pub(super) fn space(&self, at: usize) -> usize {
@@ -276,27 +296,37 @@ fn is_space(byte: u8) -> bool {
 /// What a JSON number says as an unsigned integer: fractions are cut, negative numbers count as 0, large ones saturate.
 #[inline(always)]
 pub(super) fn unsigned(number: &[u8]) -> u64 {
+    // Nineteen decimal digits always fit 64 bits.
+    if number.len() > 19 {
+        return unsigned_of_float(number);
+    }
     let mut value: u64 = 0;
     let mut rest = number;
-    // Nineteen decimal digits always fit 64 bits.
-    if number.len() <= 19 {
-        while let Some((chunk, others)) = rest.split_first_chunk() {
-            let chunk = u64::from_le_bytes(*chunk);
-            if text::leading_digits(chunk) < 8 {
-                return unsigned_of_float(number);
-            }
-            value = value * 100_000_000 + text::eight_digits(chunk);
-            rest = others;
+    while let Some((chunk, others)) = rest.split_first_chunk() {
+        let chunk = u64::from_le_bytes(*chunk);
+        if text::leading_digits(chunk) < 8 {
+            return unsigned_of_float(number);
         }
-        for byte in rest {
-            if !byte.is_ascii_digit() {
-                return unsigned_of_float(number);
-            }
-            value = value * 10 + u64::from(byte - b'0');
-        }
-        return value;
+        value = value * 100_000_000 + text::eight_digits(chunk);
+        rest = others;
     }
-    unsigned_of_float(number)
+    if let Some(last) = number.last_chunk() {
+        // The last eight digits, of which some were counted already: those become zeros.
+        const POWERS: [u64; 8] = [1, 10, 100, 1000, 10_000, 100_000, 1_000_000, 10_000_000];
+        let chunk = u64::from_le_bytes(*last);
+        if text::leading_digits(chunk) < 8 {
+            return unsigned_of_float(number);
+        }
+        let fresh = chunk & !(u64::MAX >> (8 * rest.len()));
+        return value * POWERS[rest.len()] + text::eight_digits(fresh);
+    }
+    for byte in rest {
+        if !byte.is_ascii_digit() {
+            return unsigned_of_float(number);
+        }
+        value = value * 10 + u64::from(byte - b'0');
+    }
+    value
 }
 
 #[cold]

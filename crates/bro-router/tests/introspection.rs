@@ -1,0 +1,154 @@
+//! Calls to `bro.gateway`.
+
+mod support;
+
+use bro_proto::limits::{PARKED_PER_PEER_MAX, WATCH_LEASE_MS};
+use bro_proto::v1::Encoding::{Json, Msgpack};
+use bro_router::EventMask;
+use serde_json::{Value, json};
+use support::{Gateway, answer, code};
+
+#[test]
+fn status_and_services_tell_what_is_there() {
+    let mut gateway = Gateway::new();
+    gateway.router.set_gateway_info(42, "/tmp/x.sock");
+    let (order, _user) = (gateway.service("order", Json), gateway.service("user", Msgpack));
+    gateway.pass(1500);
+    let status = gateway.ask(order, "status", json!({}))["data"].clone();
+    assert_eq!(
+        (&status["running"], &status["pid"], &status["socketPath"]),
+        (&json!(true), &json!(42), &json!("/tmp/x.sock"))
+    );
+    assert_eq!((&status["connectedServices"], &status["services"]), (&json!(2), &json!(["order", "user"])));
+    assert_eq!((&status["uptimeMs"], &status["counters"]["registrations"]), (&json!(1500), &json!(2)));
+    let services = gateway.ask(order, "services", json!({}))["data"]["services"].clone();
+    assert_eq!((&services[1]["name"], &services[1]["methods"]), (&json!("user"), &json!(["get"])));
+    assert_eq!(services[1]["instances"][0]["encoding"], "msgpack");
+    assert_eq!((&services[1]["instances"][0]["pid"], &services[1]["metadata"]), (&json!(7), &json!({})));
+    let one = gateway.ask(order, "service", json!({"name": "user"}))["data"].clone();
+    assert_eq!(one, services[1]);
+    assert_eq!(code(&gateway.ask(order, "service", json!({"name": "nobody"}))), "SERVICE_NOT_FOUND");
+    assert_eq!(gateway.ask(order, "ping", json!(null))["data"]["pong"], true);
+    assert_eq!(code(&gateway.ask(order, "reboot", json!({}))), "METHOD_NOT_FOUND");
+    assert_eq!(code(&gateway.ask(order, "service", json!([]))), "INVALID_ARGUMENT");
+    assert_eq!(code(&gateway.ask(order, "waitFor", json!({"service": 1}))), "INVALID_ARGUMENT");
+    assert!(!gateway.orders.events.iter().any(|event| event.starts_with("CallRouted")), "they are no routed calls");
+}
+
+#[test]
+fn wait_for_is_answered_when_the_service_registers() {
+    let mut gateway = Gateway::new();
+    let order = gateway.service("order", Msgpack);
+    let mut call = gateway.call("w", "order", "bro.gateway");
+    call["method"] = json!("waitFor");
+    call["params"] = json!({"service": "user", "timeoutMs": 4000});
+    gateway.send(order, &call, Msgpack);
+    call["id"] = json!("other");
+    call["params"] = json!({"service": "role", "timeoutMs": 3000});
+    gateway.send(order, &call, Msgpack);
+    assert_eq!(gateway.router.parked_len(), 2);
+    gateway.pass(1000);
+    assert_eq!(gateway.take(order).len(), 0);
+    gateway.service("user", Json);
+    let found = gateway.take_one(order);
+    assert_eq!((&found["id"], &found["data"]["name"]), (&json!("w"), &json!("user")));
+    gateway.pass(2000);
+    let late = gateway.take_one(order);
+    assert_eq!((&late["id"], code(&late)), (&json!("other"), "TIMEOUT"));
+    call["params"] = json!({"service": "user"});
+    gateway.send(order, &call, Msgpack);
+    assert_eq!(gateway.take_one(order)["data"]["name"], "user");
+    assert_eq!(gateway.router.parked_len(), 0);
+}
+
+#[test]
+fn watchers_see_each_event_once() {
+    let mut gateway = Gateway::new();
+    gateway.router.set_events(EventMask::NONE);
+    let (watcher, order, user) =
+        (gateway.service("w", Json), gateway.service("order", Json), gateway.service("user", Json));
+    let start = gateway.ask(watcher, "events", json!({}))["data"].clone();
+    assert_eq!((&start["events"], &start["dropped"]), (&json!([]), &json!(0)));
+    let mut poll = gateway.call("p", "w", "bro.gateway");
+    poll["method"] = json!("events");
+    poll["params"] = json!({"cursor": start["cursor"], "timeoutMs": 2000});
+    gateway.send_json(watcher, &poll);
+    assert_eq!(gateway.take(watcher).len(), 0, "nothing has happened");
+    let call = gateway.call("1", "order", "user");
+    gateway.send_json(order, &call);
+    let first = gateway.take_one(watcher)["data"].clone();
+    assert_eq!(first["events"][0]["event"], "call-routed");
+    assert_eq!(first["events"][0]["context"], call["context"]);
+    gateway.pass(3);
+    gateway.send_json(user, &answer(&call, json!(1)));
+    let rest = gateway.ask(watcher, "events", json!({"cursor": first["cursor"]}))["data"].clone();
+    assert_eq!(rest["events"].as_array().unwrap().len(), 1);
+    let ended = &rest["events"][0];
+    assert_eq!(
+        (&ended["event"], &ended["status"], &ended["elapsedUs"]),
+        (&json!("response-routed"), &json!("success"), &json!(3000))
+    );
+    assert!(gateway.orders.events.is_empty(), "the driver listens to nothing");
+    poll["params"]["cursor"] = rest["cursor"].clone();
+    gateway.send_json(watcher, &poll);
+    gateway.pass(2000);
+    let empty = gateway.take_one(watcher)["data"].clone();
+    assert_eq!((&empty["events"], &empty["cursor"]), (&json!([]), &rest["cursor"]));
+}
+
+#[test]
+fn nothing_is_recorded_when_nobody_watches() {
+    let mut gateway = Gateway::new();
+    let watcher = gateway.service("w", Json);
+    let start = gateway.ask(watcher, "events", json!({}))["data"]["cursor"].clone();
+    let timers = gateway.router.timers_len();
+    gateway.pass(WATCH_LEASE_MS);
+    assert_eq!(gateway.router.timers_len(), timers - 1);
+    gateway.service("order", Json);
+    let late = gateway.ask(watcher, "events", json!({"cursor": start, "timeoutMs": 0}))["data"].clone();
+    assert_eq!((late["events"].as_array().unwrap().len(), late["dropped"].as_u64()), (0, Some(1)), "{late}");
+    let foreign = gateway.ask(watcher, "events", json!({"cursor": 1_000_000}))["data"].clone();
+    assert_eq!(foreign["cursor"], late["cursor"]);
+}
+
+#[test]
+fn parked_calls_are_bounded_and_go_with_their_caller() {
+    let mut gateway = Gateway::new();
+    let order = gateway.service("order", Json);
+    let mut call = gateway.call("w", "order", "bro.gateway");
+    for number in 0..PARKED_PER_PEER_MAX + 1 {
+        call["id"] = json!(number.to_string());
+        call["method"] = json!(if number % 2 == 0 { "waitFor" } else { "events" });
+        call["params"] = json!({"service": "user", "cursor": 0});
+        gateway.send_json(order, &call);
+    }
+    assert_eq!(code(&gateway.take_one(order)), "RESOURCE_EXHAUSTED");
+    assert_eq!(gateway.router.parked_len(), PARKED_PER_PEER_MAX);
+    gateway.disconnect(order);
+    assert_eq!(gateway.router.parked_len(), 0);
+}
+
+#[test]
+fn a_drain_dismisses_those_who_wait() {
+    let mut gateway = Gateway::new();
+    let order = gateway.service("order", Json);
+    let mut call = gateway.call("w", "order", "bro.gateway");
+    call["method"] = json!("waitFor");
+    call["params"] = json!({"service": "user"});
+    gateway.send_json(order, &call);
+    gateway.router.begin_drain(1000, gateway.now, &mut gateway.orders);
+    assert_eq!(code(&gateway.take_one(order)), "SHUTTING_DOWN");
+    assert!(gateway.router.is_drained());
+}
+
+#[test]
+fn a_list_that_fits_no_frame_is_an_error_not_a_silence() {
+    let config = bro_router::RouterConfig { frame_bytes_max: 200_000, ..Default::default() };
+    let mut gateway = Gateway::with(config);
+    let order = gateway.service("order", Json);
+    for number in 0..600 {
+        gateway.service(&format!("service-{number}"), Json);
+    }
+    let response: Value = gateway.ask(order, "services", json!({}));
+    assert_eq!(code(&response), "PAYLOAD_TOO_LARGE");
+}
