@@ -70,6 +70,8 @@ pub(crate) enum Manner {
 /// A CALL that arrived at a peer and waits for its answer.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
+    /// Of the call that it belongs to.
+    pub(crate) serial: u64,
     pub(crate) id: String,
     pub(crate) from: String,
     pub(crate) to: String,
@@ -90,6 +92,8 @@ pub(crate) struct Connection {
     pub(crate) is_paused: bool,
     /// Bytes that the gateway holds for the peer.
     pub(crate) held: usize,
+    /// How many of them are not of CALLs, if both are taken in proportion.
+    pub(crate) answers: usize,
     /// Frames that are held, with the bytes of each that are not yet taken.
     pub(crate) queue: VecDeque<(usize, Option<Request>)>,
     /// CALLs that have arrived.
@@ -114,6 +118,7 @@ impl Connection {
             deframer: Deframer::new(),
             is_paused: false,
             held: 0,
+            answers: 0,
             queue: VecDeque::new(),
             requests: Vec::new(),
             last_id: 0,
@@ -126,6 +131,7 @@ impl Connection {
     /// The peer takes `bytes` of what is held for it; CALLs that become whole are its to answer.
     pub(crate) fn take(&mut self, mut bytes: usize, now_ms: u64) {
         assert!(bytes <= self.held);
+        self.answers -= (bytes * self.answers).div_ceil(self.held.max(1));
         self.held -= bytes;
         self.progress_ms = now_ms;
         while bytes > 0 {

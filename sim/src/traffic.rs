@@ -10,8 +10,8 @@ use serde_json::{Map, Value, json};
 /// What a whole frame in a peer's stream is meant to be.
 #[derive(Clone, Debug)]
 pub(crate) enum Planned {
-    /// A well-formed message.
-    Message(Value, Encoding),
+    /// A well-formed message; with the serial of the call that it honestly answers.
+    Message(Value, Encoding, Option<u64>),
     /// Bytes that are no message.
     Garbage,
     /// A prefix that announces too much. Nothing after it counts.
@@ -19,7 +19,10 @@ pub(crate) enum Planned {
 }
 
 /// Service names that peers use.
-const NAMES: [&str; 8] = ["order", "user", "role", "inventory", "cart", "zahlung-ü", "bro.gateway", "x"];
+const NAMES: [&str; 12] =
+    ["order", "user", "role", "inventory", "cart", "zahlung-ü", "mail", "stock", "audit", "a\"b", "bro.gateway", "x"];
+/// The first of them, which peers register.
+const REGISTRABLE: usize = 10;
 /// Method names that peers use.
 const METHODS: [&str; 4] = ["get", "create", "löschen", "a\"b\\c"];
 
@@ -30,34 +33,47 @@ pub(crate) struct Shape {
     pub(crate) depth_max: u32,
 }
 
-/// Lets a peer write one thing. `name` is its service, once registered.
-pub(crate) fn write(connection: &mut Connection, name: Option<&str>, shape: Shape, now: Now, rng: &mut Rng) {
+/// Lets a peer write one thing. `name` is its service, once registered; `services` are all that are.
+pub(crate) fn write(
+    connection: &mut Connection,
+    name: Option<&str>,
+    services: &[&str],
+    shape: Shape,
+    now: Now,
+    rng: &mut Rng,
+) {
     let is_hostile = connection.manner == Manner::Hostile && rng.below(12) == 0;
     if is_hostile && rng.below(3) > 0 {
         write_garbage(connection, shape, rng);
         return;
     }
+    let mut serial = None;
     let message = match name {
-        None if rng.below(10) > 0 => register(connection, rng),
+        None if rng.below(10) > 0 => register(connection, services, rng),
         _ if is_hostile => forge(connection, rng),
-        Some(_) if !connection.requests.is_empty() && rng.below(5) > 0 => answer(connection, shape, rng),
+        Some(_) if !connection.requests.is_empty() && rng.below(5) > 0 => {
+            let (message, answered) = answer(connection, shape, rng);
+            serial = answered;
+            message
+        }
         _ => match rng.below(40) {
             0..3 => json!({"type": "HEARTBEAT", "from": name.unwrap_or("?"), "timestamp": now.wall_ms}),
             3 => register_again(name, rng),
             4 => json!({"type": "GREETING", "id": "1", "extra": [1, 2]}),
             5..8 => inquire(connection, name, now, rng),
-            _ => call(connection, name, shape, now, rng),
+            _ => call(connection, name, services, shape, now, rng),
         },
     };
-    push(connection, message, connection.encoding, shape);
+    push(connection, message, serial, shape);
 }
 
 /// Puts a message into the stream, unless it is too large for a frame.
-pub(crate) fn push(connection: &mut Connection, message: Value, encoding: Encoding, shape: Shape) {
+pub(crate) fn push(connection: &mut Connection, message: Value, serial: Option<u64>, shape: Shape) {
+    let encoding = connection.encoding;
     let frame = wire::frame(&message, encoding);
     if frame.len() <= shape.frame_bytes_max + 4 {
         connection.outgoing.extend_from_slice(&frame);
-        connection.planned.push_back(Planned::Message(message, encoding));
+        connection.planned.push_back(Planned::Message(message, encoding, serial));
     }
 }
 
@@ -70,13 +86,20 @@ fn pick<'a>(all: &[&'a str], rng: &mut Rng) -> &'a str {
     all[usize::try_from(rng.below(all.len() as u64)).expect("small")]
 }
 
-fn register(connection: &Connection, rng: &mut Rng) -> Value {
+fn register(connection: &Connection, services: &[&str], rng: &mut Rng) -> Value {
+    let is_pooled = connection.identity.uid == Some(1000);
     let name = match rng.below(30) {
         0 => "bro.mine".to_owned(),
         1 => String::new(),
         2 => "n".repeat(256),
         3 => "bell\u{7}".to_owned(),
-        _ => pick(&NAMES[..6], rng).to_owned(),
+        4..8 => pick(&NAMES[..REGISTRABLE], rng).to_owned(),
+        _ if is_pooled => pick(&NAMES[..3], rng).to_owned(),
+        _ => {
+            let is_free = |name: &&&str| !services.contains(*name);
+            let free: Vec<&str> = NAMES[3..REGISTRABLE].iter().filter(is_free).copied().collect();
+            pick(if free.is_empty() { &NAMES[3..4] } else { &free }, rng).to_owned()
+        }
     };
     let methods: Vec<&str> = METHODS[..usize::try_from(rng.below(5)).expect("small")].to_vec();
     let mut metadata = Map::new();
@@ -84,7 +107,7 @@ fn register(connection: &Connection, rng: &mut Rng) -> Value {
         metadata.insert("team".into(), json!("red"));
     }
     // By user id the peers agree whether they are of a pool.
-    if connection.identity.uid == Some(1000) {
+    if is_pooled {
         metadata.insert("poolSize".into(), json!(if rng.below(12) == 0 { 2 + rng.below(80) } else { 3 }));
         metadata.insert("poolIndex".into(), json!(rng.below(4)));
     }
@@ -100,7 +123,14 @@ fn register_again(name: Option<&str>, rng: &mut Rng) -> Value {
     json!({"type": "REGISTER", "serviceName": name, "methods": [pick(&METHODS, rng)], "version": "2"})
 }
 
-fn call(connection: &mut Connection, name: Option<&str>, shape: Shape, now: Now, rng: &mut Rng) -> Value {
+fn call(
+    connection: &mut Connection,
+    name: Option<&str>,
+    services: &[&str],
+    shape: Shape,
+    now: Now,
+    rng: &mut Rng,
+) -> Value {
     // Few different ids, so that they collide between callers and with themselves.
     connection.last_id += 1;
     let id = match rng.below(3) {
@@ -108,7 +138,7 @@ fn call(connection: &mut Connection, name: Option<&str>, shape: Shape, now: Now,
         1 => format!("req-1699005123456-{:06}", connection.last_id),
         _ => format!("\u{e9}\"{}", connection.last_id),
     };
-    let to = pick(&NAMES, rng);
+    let to = if services.is_empty() || rng.below(12) == 0 { pick(&NAMES, rng) } else { pick(services, rng) };
     let own_name = name.unwrap_or("nobody");
     let from = if rng.below(8) == 0 { pick(&NAMES, rng) } else { own_name };
     let mut message = json!({
@@ -133,9 +163,13 @@ fn call(connection: &mut Connection, name: Option<&str>, shape: Shape, now: Now,
 fn params(shape: Shape, rng: &mut Rng) -> Value {
     let token = rng.next_u64() >> 12;
     match rng.below(20) {
-        0 => json!({"token": token, "big": "z".repeat(usize::try_from(rng.below(shape.frame_bytes_max as u64)).expect("small"))}),
+        0 => {
+            json!({"token": token, "big": "z".repeat(usize::try_from(rng.below(shape.frame_bytes_max as u64)).expect("small"))})
+        }
         // Grows when it becomes JSON.
-        1 => json!({"token": token, "steep": "\u{1}".repeat(usize::try_from(rng.below(shape.frame_bytes_max as u64 / 2)).expect("small"))}),
+        1 => {
+            json!({"token": token, "steep": "\u{1}".repeat(usize::try_from(rng.below(shape.frame_bytes_max as u64 / 2)).expect("small"))})
+        }
         2 => json!([token, null, true, -1, 1.5, {"deep": [[[{}]]]}]),
         _ => json!({"token": token}),
     }
@@ -143,7 +177,8 @@ fn params(shape: Shape, rng: &mut Rng) -> Value {
 
 fn context(from: &str, to: &str, shape: Shape, now: Now, rng: &mut Rng) -> Value {
     let deadline = now.wall_ms + 1 + rng.below(3000);
-    let mut context = json!({"root": "root-1699005123456-abc123", "chain": [from, to], "depth": 2, "deadline": deadline});
+    let mut context =
+        json!({"root": "root-1699005123456-abc123", "chain": [from, to], "depth": 2, "deadline": deadline});
     match rng.below(60) {
         0 => context["root"] = json!(""),
         1 => context["root"] = json!(7),
@@ -177,12 +212,17 @@ fn inquire(connection: &mut Connection, name: Option<&str>, now: Now, rng: &mut 
     })
 }
 
-fn answer(connection: &mut Connection, shape: Shape, rng: &mut Rng) -> Value {
+fn answer(connection: &mut Connection, shape: Shape, rng: &mut Rng) -> (Value, Option<u64>) {
     let at = usize::try_from(rng.below(connection.requests.len() as u64)).expect("small");
+    let is_hostile = connection.manner == Manner::Hostile;
     // Sometimes it will be answered once more.
-    let request =
-        if rng.below(30) == 0 { connection.requests[at].clone() } else { connection.requests.swap_remove(at) };
-    let Request { id, from, to, context } = request;
+    let request = if is_hostile && rng.below(5) == 0 {
+        connection.requests[at].clone()
+    } else {
+        connection.requests.swap_remove(at)
+    };
+    let Request { serial, id, from, to, context } = request;
+    let serial = (!is_hostile).then_some(serial);
     let mut message = json!({"type": "RESPONSE", "id": id, "from": to, "to": from, "context": context});
     if rng.below(4) == 0 {
         message["status"] = json!("error");
@@ -202,7 +242,7 @@ fn answer(connection: &mut Connection, shape: Shape, rng: &mut Rng) -> Value {
         6 => drop(object.insert("to".into(), json!("nobody"))),
         _ => {}
     }
-    message
+    (message, serial)
 }
 
 /// A message that is well-formed, and meant to do harm.

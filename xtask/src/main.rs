@@ -47,6 +47,12 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Kill callees, callers and the gateway at random moments under load: `cargo xtask soak --rounds 1000 --seed 1`.
+    Soak {
+        /// Passed on to `bro-soak`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Measure: `cargo xtask bench -- --help` says what. The scanner has a bench of its own, `cargo bench -p bro-proto`.
     Bench {
         /// Passed on to `bro-bench`.
@@ -64,6 +70,7 @@ fn main() -> ExitCode {
         Verb::Test { only, .. } => test::run(&only),
         Verb::Tidy => tidy::run().map(|()| true),
         Verb::Demo { arguments } => programs::run("bro", &["demo"], &arguments),
+        Verb::Soak { arguments } => programs::run("bro-testing", &[], &arguments),
         Verb::Bench { arguments } => programs::run("bro-bench", &[], &arguments),
     };
     match result {

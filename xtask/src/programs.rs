@@ -1,4 +1,4 @@
-//! Verbs that run one of our own programs, optimised: `cargo xtask demo`, `cargo xtask bench`.
+//! Verbs that run one of our own programs, optimised: `cargo xtask demo`, `soak` and `bench`.
 
 use anyhow::{Context as _, Result};
 

@@ -172,6 +172,7 @@ impl Drop for Frames<'_, '_> {
 }
 
 #[cfg(test)]
+#[allow(clippy::cast_possible_truncation, reason = "small numbers")]
 mod tests {
     use super::*;
     use crate::rng::Rng;

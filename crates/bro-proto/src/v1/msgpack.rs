@@ -67,7 +67,7 @@ impl<'a> Scanner<'a, '_> {
             let (name, value_at) = self.name(at)?;
             let key = Key::named(name);
             if key == Key::Unknown {
-                Self::check_unknown_key(name, at)?;
+                self.check_unknown_key(at, value_at - name.len()..value_at)?;
             }
             if !seen.add(key) {
                 return Err(ScanError::DuplicateKey { at });
@@ -122,7 +122,7 @@ impl<'a> Scanner<'a, '_> {
             let (name, value_at) = self.name(at)?;
             let key = Key::named_in_context(name);
             if key == Key::Unknown {
-                Self::check_unknown_key(name, at)?;
+                self.check_unknown_key(at, value_at - name.len()..value_at)?;
             }
             if !seen.add(key) {
                 return Err(ScanError::DuplicateKey { at });
@@ -158,17 +158,17 @@ impl<'a> Scanner<'a, '_> {
     #[inline(always)]
     fn name(&self, at: usize) -> Result<(&'a [u8], usize), ScanError> {
         match self.head(at)? {
-            Head::Text { start, end } => {
-                self.utf8(start, end)?;
-                Ok((&self.body[start..end], end))
-            }
+            Head::Text { start, end } => Ok((&self.body[start..end], end)),
             _ => Err(ScanError::UnusualKey { at }),
         }
     }
 
-    /// A key that JSON has to escape is refused there, so it must not get in here and be carried to a JSON peer.
-    fn check_unknown_key(key: &[u8], at: usize) -> Result<(), ScanError> {
-        let must_escape = key.iter().any(|&byte| byte < 0x20 || byte == b'"' || byte == b'\\');
+    /// A key of no meaning is a text still, and a key that JSON has to escape is refused there, so it must not get in here
+    /// and be carried to a JSON peer.
+    #[cold]
+    fn check_unknown_key(&self, at: usize, inside: Range<usize>) -> Result<(), ScanError> {
+        let name = self.utf8(inside.start, inside.end)?;
+        let must_escape = name.bytes().any(|byte| byte < 0x20 || byte == b'"' || byte == b'\\');
         if must_escape { Err(ScanError::UnusualKey { at }) } else { Ok(()) }
     }
 

@@ -1,0 +1,239 @@
+//! What is registered and in flight as an outsider knows it, and what must come of a message.
+
+use crate::network::Connection;
+use crate::wire;
+use bro_proto::Now;
+use bro_proto::limits::{CALL_ID_BYTES_MAX, CALL_TIMEOUT_MAX_MS, CHAIN_LEN_MAX, GATEWAY_SERVICE, POOL_SIZE_MAX};
+use bro_proto::name::check_service_name;
+use bro_router::{PeerId, RouterConfig};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A registered service.
+#[derive(Debug)]
+pub(crate) struct Service {
+    /// With their pool indices.
+    pub(crate) instances: BTreeMap<PeerId, u64>,
+    pub(crate) pool_size: u64,
+    /// Of the last sign of life, monotonic.
+    pub(crate) last_frame_ms: u64,
+}
+
+/// A call in flight.
+#[derive(Clone, Debug)]
+pub(crate) struct Flight {
+    pub(crate) caller: PeerId,
+    pub(crate) id: String,
+    pub(crate) callee: PeerId,
+    pub(crate) callee_id: String,
+    /// Monotonic.
+    pub(crate) deadline_ms: u64,
+    /// Tells all calls of a run apart.
+    pub(crate) serial: u64,
+}
+
+/// How far the gateway's end has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Running,
+    Draining,
+    Ended,
+}
+
+/// Everything outside the router.
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) config: RouterConfig,
+    pub(crate) now: Now,
+    pub(crate) connections: BTreeMap<PeerId, Connection>,
+    pub(crate) names: BTreeMap<PeerId, String>,
+    pub(crate) services: BTreeMap<String, Service>,
+    pub(crate) flights: Vec<Flight>,
+    /// Ids under which a callee has been asked and has not answered, though the call has ended.
+    pub(crate) abandoned: BTreeSet<(PeerId, String)>,
+    /// Of the last call that was passed on.
+    pub(crate) serial: u64,
+    /// Calls to the gateway that are not answered yet.
+    pub(crate) inquiries: Vec<(PeerId, String)>,
+    pub(crate) phase: Phase,
+    /// Sum of what is held for the peers.
+    pub(crate) held: usize,
+    /// Peers that went in the input being judged, with what was in flight to them.
+    pub(crate) gone: Vec<PeerId>,
+    /// How often each error code and each reason of a close came out.
+    pub(crate) seen: BTreeMap<String, u64>,
+}
+
+impl World {
+    pub(crate) fn new(config: RouterConfig, now: Now) -> Self {
+        Self {
+            config,
+            now,
+            connections: BTreeMap::new(),
+            names: BTreeMap::new(),
+            services: BTreeMap::new(),
+            flights: Vec::new(),
+            abandoned: BTreeSet::new(),
+            serial: 0,
+            inquiries: Vec::new(),
+            phase: Phase::Running,
+            held: 0,
+            gone: Vec::new(),
+            seen: BTreeMap::new(),
+        }
+    }
+
+    /// Counts an error code or a reason of a close.
+    pub(crate) fn saw(&mut self, what: &str) {
+        *self.seen.entry(what.to_owned()).or_default() += 1;
+    }
+
+    /// The peer has gone, and everything that was its own.
+    pub(crate) fn take_down(&mut self, peer: PeerId) {
+        let Some(connection) = self.connections.remove(&peer) else { return };
+        self.held -= connection.held;
+        self.gone.push(peer);
+        for flight in self.flights.extract_if(.., |flight| flight.caller == peer) {
+            self.abandoned.insert((flight.callee, flight.callee_id));
+        }
+        self.abandoned.retain(|(callee, _)| *callee != peer);
+        self.inquiries.retain(|(caller, _)| *caller != peer);
+        if let Some(name) = self.names.remove(&peer) {
+            let service = self.services.get_mut(&name).expect("a name is of a service");
+            service.instances.remove(&peer);
+            if service.instances.is_empty() {
+                self.services.remove(&name);
+            }
+        }
+    }
+
+    /// The error codes with which a CALL may be refused. Empty: it must be passed on (or answered, by the gateway itself).
+    pub(crate) fn refusals(&self, caller: PeerId, call: &Value) -> Vec<&'static str> {
+        if !self.names.contains_key(&caller) {
+            return vec!["NOT_REGISTERED"];
+        }
+        let mut codes = Vec::new();
+        let id = call["id"].as_str().unwrap_or_default();
+        if id.is_empty() || id.len() > CALL_ID_BYTES_MAX || !call["to"].is_string() || !call["method"].is_string() {
+            codes.push("INVALID_MESSAGE");
+        }
+        if !call["context"].is_null() {
+            codes.extend(self.context_refusals(&call["context"]));
+        }
+        if call["to"] == GATEWAY_SERVICE {
+            return codes;
+        }
+        if self.phase != Phase::Running {
+            codes.push("SHUTTING_DOWN");
+        }
+        let Some(service) = call["to"].as_str().and_then(|to| self.services.get(to)) else {
+            codes.push("SERVICE_NOT_FOUND");
+            return codes;
+        };
+        let own = self.flights.iter().filter(|flight| flight.caller == caller).count();
+        if self.flights.len() >= self.config.in_flight_max || own >= self.config.in_flight_per_peer_max {
+            codes.push("RESOURCE_EXHAUSTED");
+        }
+        if service.instances.keys().all(|peer| self.connections[peer].held > self.config.queue_calls_bytes_max) {
+            codes.push("OVERLOADED");
+        }
+        codes
+    }
+
+    /// Whether a message may be too large for some receiver's encoding.
+    pub(crate) fn may_be_too_large(&self, message: &Value) -> bool {
+        let json = wire::frame(message, bro_proto::v1::Encoding::Json).len();
+        // The gateway may add a context and longer names.
+        json + 400 > self.config.frame_bytes_max
+    }
+
+    /// How long a call may take, in milliseconds.
+    pub(crate) fn timeout_ms(&self, call: &Value) -> u64 {
+        match deadline_of(&call["context"]) {
+            Some(deadline_ms) => deadline_ms.saturating_sub(self.now.wall_ms).min(CALL_TIMEOUT_MAX_MS),
+            None => self.config.call_timeout_ms,
+        }
+    }
+
+    /// The code with which a REGISTER must be refused; `None`: it must be accepted.
+    pub(crate) fn registration_refusal(&self, peer: PeerId, register: &Value) -> Option<&'static str> {
+        let name = register["serviceName"].as_str().unwrap_or_default();
+        let (size, index) = pool_of(register);
+        let is_pool_bad = size > 1 && (size > u64::from(POOL_SIZE_MAX) || index >= size);
+        if let Some(present) = self.names.get(&peer) {
+            return if present != name || is_pool_bad { Some("INVALID_MESSAGE") } else { None };
+        }
+        if self.phase != Phase::Running {
+            return Some("SHUTTING_DOWN");
+        }
+        if check_service_name(name).is_err() {
+            return Some("INVALID_MESSAGE");
+        }
+        if name.starts_with("bro.") {
+            return Some("PERMISSION_DENIED");
+        }
+        if is_pool_bad {
+            return Some("INVALID_MESSAGE");
+        }
+        let service = self.services.get(name)?;
+        let member = service.instances.keys().next().expect("a service has an instance");
+        let is_open = size > 1
+            && size == service.pool_size
+            && !service.instances.values().any(|&taken| taken == index)
+            && self.connections[&peer].identity == self.connections[member].identity;
+        if is_open { None } else { Some("DUPLICATE_SERVICE") }
+    }
+
+    /// A REGISTER was accepted.
+    pub(crate) fn registered(&mut self, peer: PeerId, register: &Value) {
+        let name = register["serviceName"].as_str().expect("checked").to_owned();
+        if self.names.contains_key(&peer) {
+            return;
+        }
+        let (pool_size, index) = pool_of(register);
+        let now_ms = self.now.mono_ms();
+        let fresh = || Service { instances: BTreeMap::new(), pool_size, last_frame_ms: now_ms };
+        let service = self.services.entry(name.clone()).or_insert_with(fresh);
+        service.instances.insert(peer, index);
+        service.last_frame_ms = now_ms;
+        self.names.insert(peer, name);
+    }
+
+    /// The gateway has heard from a peer.
+    pub(crate) fn heard(&mut self, peer: PeerId) {
+        if let Some(name) = self.names.get(&peer) {
+            self.services.get_mut(name).expect("a name is of a service").last_frame_ms = self.now.mono_ms();
+        }
+    }
+
+    fn context_refusals(&self, context: &Value) -> Option<&'static str> {
+        let is_root = context["root"].as_str().is_some_and(|root| !root.is_empty());
+        let is_chain =
+            context["chain"].as_array().is_some_and(|chain| !chain.is_empty() && chain.len() <= CHAIN_LEN_MAX);
+        let depth = context["depth"].as_u64().unwrap_or(0);
+        let deadline_ms = deadline_of(context).unwrap_or(0);
+        if !is_root || !is_chain || depth == 0 || deadline_ms == 0 {
+            Some("INVALID_CONTEXT")
+        } else if depth > u64::from(self.config.depth_max) {
+            Some("MAX_DEPTH_EXCEEDED")
+        } else if deadline_ms <= self.now.wall_ms {
+            Some("DEADLINE_EXCEEDED")
+        } else {
+            None
+        }
+    }
+}
+
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "as the protocol says: it saturates")]
+fn deadline_of(context: &Value) -> Option<u64> {
+    context["deadline"].as_u64().or_else(|| context["deadline"].as_f64().map(|deadline| deadline as u64))
+}
+
+/// Pool size and index; (1, 0) without a pool.
+fn pool_of(register: &Value) -> (u64, u64) {
+    let metadata = &register["metadata"];
+    match (metadata["poolSize"].as_u64(), metadata["poolIndex"].as_u64()) {
+        (Some(size), Some(index)) if size > 1 => (size, index),
+        _ => (1, 0),
+    }
+}

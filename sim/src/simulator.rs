@@ -1,0 +1,574 @@
+//! The steps: what happens next, drawn from the seed, given to the router as a driver would, and judged.
+
+use crate::fault::Fault;
+use crate::model::{Phase, World};
+use crate::network::{Connection, Manner, Order, Orders};
+use crate::traffic::{self, Planned, Shape};
+use crate::verdict::Input;
+use bro_proto::Now;
+use bro_proto::frame::Deframer;
+use bro_proto::rng::Rng;
+use bro_proto::v1::Encoding;
+use bro_router::{EventMask, PeerId, PeerIdentity, Router, RouterConfig};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// The router did what it must not, or did not what it must.
+#[derive(Clone, Debug)]
+pub struct Violation {
+    /// The seed of the run.
+    pub seed: u64,
+    /// The step at which it came out.
+    pub step: u64,
+    /// The deliberate defect of the run.
+    pub fault: Fault,
+    /// What is wrong.
+    pub what: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Violation { seed, step, fault, what } = self;
+        write!(
+            f,
+            "seed {seed}, step {step}: {what}\nrepeat it: cargo run --release -p bro-sim -- --seed {seed} --steps {}",
+            step + 1
+        )?;
+        if *fault != Fault::None {
+            write!(f, " --fault {}", fault.as_str())?;
+        }
+        Ok(())
+    }
+}
+
+/// What a run did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Steps taken.
+    pub steps: u64,
+    /// Inputs given to the router.
+    pub inputs: u64,
+    /// What the router counted.
+    pub counters: bro_router::Counters,
+    /// How often each error code was told, and each reason of a close was given.
+    pub seen: BTreeMap<String, u64>,
+}
+
+impl Summary {
+    /// Both runs together, as far as they can be added up.
+    pub fn add(&mut self, other: &Summary) {
+        self.steps += other.steps;
+        self.inputs += other.inputs;
+        for (what, count) in &other.seen {
+            *self.seen.entry(what.clone()).or_default() += count;
+        }
+        let (sum, more) = (&mut self.counters, &other.counters);
+        sum.calls_routed += more.calls_routed;
+        sum.calls_refused += more.calls_refused;
+        sum.responses_routed += more.responses_routed;
+        sum.responses_dropped += more.responses_dropped;
+        sum.calls_timed_out += more.calls_timed_out;
+        sum.calls_lost += more.calls_lost;
+        sum.calls_abandoned += more.calls_abandoned;
+        sum.registrations += more.registrations;
+        sum.connections += more.connections;
+        sum.connections_dropped += more.connections_dropped;
+        sum.malformed += more.malformed;
+        sum.registrations_refused += more.registrations_refused;
+        sum.frames_in += more.frames_in;
+        sum.bytes_in += more.bytes_in;
+        sum.frames_out += more.frames_out;
+        sum.bytes_out += more.bytes_out;
+        sum.calls_introspection += more.calls_introspection;
+        sum.heartbeats += more.heartbeats;
+        sum.frames_ignored += more.frames_ignored;
+    }
+}
+
+/// Runs `steps` steps from one seed, and then lets everything come to rest.
+pub fn run(seed: u64, steps: u64, fault: Fault) -> Result<Summary, Violation> {
+    let mut simulator = Simulator::new(seed, fault);
+    for _ in 0..steps {
+        simulator.step()?;
+    }
+    simulator.finish()
+}
+
+/// One router and the world around it.
+#[derive(Debug)]
+pub struct Simulator {
+    seed: u64,
+    step: u64,
+    inputs: u64,
+    fault: Fault,
+    rng: Rng,
+    router: Router,
+    world: World,
+    events: EventMask,
+    orders: Orders,
+    /// What the gateways before the present one did.
+    past: Summary,
+}
+
+/// A walk through all of the router's tables is made once in so many steps.
+const CHECK_INTERVAL_STEPS: u64 = 64;
+
+impl Simulator {
+    /// A world without peers.
+    pub fn new(seed: u64, fault: Fault) -> Self {
+        let mut rng = Rng::new(seed);
+        let config = random_config(&mut rng);
+        let now = Now { mono_us: rng.below(1 << 40), wall_ms: 1_700_000_000_000 };
+        Self {
+            seed,
+            step: 0,
+            inputs: 0,
+            fault,
+            router: Router::new(config.clone(), rng.next_u64(), now),
+            world: World::new(config, now),
+            events: EventMask::NONE,
+            orders: Orders::default(),
+            past: Summary::default(),
+            rng,
+        }
+    }
+
+    /// One random thing happens.
+    pub fn step(&mut self) -> Result<(), Violation> {
+        let done = self.act().and_then(|()| self.check());
+        let step = self.step;
+        self.step += 1;
+        done.map_err(|what| Violation { seed: self.seed, step, fault: self.fault, what })
+    }
+
+    /// Nothing new happens, until everything has ended; then all must be empty.
+    pub fn finish(mut self) -> Result<Summary, Violation> {
+        let rested = self.rest();
+        let (seed, step, fault) = (self.seed, self.step, self.fault);
+        rested.map_err(|what| Violation { seed, step, fault, what: format!("coming to rest: {what}") })?;
+        let mut all = self.summary();
+        all.add(&self.past);
+        Ok(Summary { steps: self.step, inputs: self.inputs, ..all })
+    }
+
+    fn summary(&self) -> Summary {
+        Summary { steps: 0, inputs: 0, counters: *self.router.counters(), seen: self.world.seen.clone() }
+    }
+
+    fn act(&mut self) -> Result<(), String> {
+        if self.world.phase == Phase::Ended {
+            // The gateway is replaced by a new one.
+            self.past.add(&self.summary());
+            let now = self.world.now;
+            let config = random_config(&mut self.rng);
+            self.router = Router::new(config.clone(), self.rng.next_u64(), now);
+            self.router.set_events(self.events);
+            self.world = World::new(config, now);
+        }
+        match self.rng.below(1000) {
+            0..60 => self.pass_time(),
+            60..80 => self.connect(),
+            80..84 => self.disconnect(),
+            84 => {
+                self.events = EventMask::from_bits((self.rng.next_u64() & 31) as u8);
+                self.router.set_events(self.events);
+                Ok(())
+            }
+            85 if self.rng.below(10) == 0 => self.drain(),
+            85..400 => self.peer_writes(),
+            400..700 => self.gateway_reads(),
+            _ => self.peer_reads(),
+        }
+    }
+
+    fn check(&mut self) -> Result<(), String> {
+        let expect = |what: &str, router: usize, world: usize| {
+            if router == world { Ok(()) } else { Err(format!("{what}: the router has {router}, there are {world}")) }
+        };
+        expect("calls in flight", self.router.in_flight_len(), self.world.flights.len())?;
+        expect("parked calls", self.router.parked_len(), self.world.inquiries.len())?;
+        expect("peers", self.router.peers_len(), self.world.connections.len())?;
+        expect("bytes charged", self.router.charged_bytes(), self.world.held)?;
+        if self.step.is_multiple_of(CHECK_INTERVAL_STEPS) {
+            self.router.check_invariants();
+            let mut names = self.router.service_names();
+            names.sort();
+            if !names.iter().eq(self.world.services.keys()) {
+                return Err(format!("registered are {names:?}, should be {:?}", self.world.services.keys()));
+            }
+            for (name, service) in &self.world.services {
+                let view = self.router.service(name).ok_or("a service cannot be looked up")?;
+                expect("instances", view.instances.len(), service.instances.len())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn pass_time(&mut self) -> Result<(), String> {
+        let step_us = match self.rng.below(200) {
+            0 => self.rng.below(4_000_000),
+            1..10 => self.rng.below(100_000),
+            _ => self.rng.below(3_000),
+        };
+        let now = &mut self.world.now;
+        now.mono_us += step_us;
+        now.wall_ms += step_us / 1000;
+        if self.rng.below(200) == 0 {
+            // The wall clock is set. No call in flight may notice.
+            now.wall_ms = 1_700_000_000_000 + self.rng.below(7_200_000);
+        }
+        self.time_passed()
+    }
+
+    fn time_passed(&mut self) -> Result<(), String> {
+        if self.router.wakeup_ms().is_none_or(|wakeup| wakeup > self.world.now.mono_ms()) {
+            return self.world.check_overdue();
+        }
+        if self.fault == Fault::ForgetTime {
+            return self.world.check_overdue();
+        }
+        self.router.handle_time(self.world.now, &mut self.orders);
+        self.judge(&Input::Time)?;
+        self.world.check_overdue()
+    }
+
+    fn connect(&mut self) -> Result<(), String> {
+        let pid = (self.rng.below(5) > 0).then(|| 100 + u32::try_from(self.rng.below(2)).expect("small"));
+        let uid = Some(1000 + u32::try_from(self.rng.below(2)).expect("small"));
+        let identity = PeerIdentity { pid, uid, gid: None };
+        // Who is unknown matches anybody; the model keeps to those who are known.
+        let identity = PeerIdentity { pid: Some(identity.pid.unwrap_or(99)), ..identity };
+        let connected = self.router.handle_connect(identity, self.world.now, &mut self.orders);
+        let is_full = self.world.connections.len() >= self.world.config.peers_max;
+        match connected {
+            Ok(_) if is_full || self.world.phase != Phase::Running => return Err("a connection too many".into()),
+            Err(error) if !is_full && self.world.phase == Phase::Running => return Err(format!("refused: {error:?}")),
+            Err(_) => {}
+            Ok(peer) => {
+                let manner = match self.rng.below(6) {
+                    0 => Manner::Hostile,
+                    1 => Manner::Slow,
+                    _ => Manner::Honest,
+                };
+                let encoding = if self.rng.below(2) == 0 { Encoding::Json } else { Encoding::Msgpack };
+                let connection = Connection::new(manner, encoding, identity, self.world.now.mono_ms());
+                if self.world.connections.insert(peer, connection).is_some() {
+                    return Err(format!("{peer:?} is given away twice"));
+                }
+            }
+        }
+        self.judge(&Input::Connect)
+    }
+
+    fn disconnect(&mut self) -> Result<(), String> {
+        let Some(peer) = self.random_peer() else { return Ok(()) };
+        self.world.take_down(peer);
+        if self.fault.strikes(Fault::ForgetDisconnect, &mut self.rng) {
+            self.world.gone.clear();
+            return Ok(());
+        }
+        self.router.handle_disconnect(peer, self.world.now, &mut self.orders);
+        self.judge(&Input::Disconnect)?;
+        if self.router.is_peer(peer) {
+            return Err(format!("{peer:?} has gone and is still known"));
+        }
+        // What comes too late for it must be ignored.
+        self.router.handle_written(peer, 1, self.world.now, &mut self.orders);
+        self.router.handle_partial(peer, true, self.world.now);
+        self.router.handle_frame(peer, &[0, 0, 0, 0], self.world.now, &mut self.orders);
+        if self.orders.list.is_empty() { Ok(()) } else { Err("a dead peer has an effect".into()) }
+    }
+
+    fn drain(&mut self) -> Result<(), String> {
+        if self.rng.below(3) == 0 {
+            self.world.phase = Phase::Ended;
+            self.router.stop(self.world.now, &mut self.orders);
+            return self.judge(&Input::Stop);
+        }
+        self.world.phase = Phase::Draining;
+        self.router.begin_drain(self.rng.below(3000), self.world.now, &mut self.orders);
+        self.judge(&Input::Drain)
+    }
+
+    fn peer_writes(&mut self) -> Result<(), String> {
+        let Some(peer) = self.random_peer() else { return Ok(()) };
+        let shape =
+            Shape { frame_bytes_max: self.world.config.frame_bytes_max, depth_max: self.world.config.depth_max };
+        let connection = self.world.connections.get_mut(&peer).expect("it is open");
+        // A peer whose bytes are not taken waits, as it would with a full socket.
+        if connection.outgoing.len() < 8192 {
+            let name = self.world.names.get(&peer).map(String::as_str);
+            let services: Vec<&str> = self.world.services.keys().map(String::as_str).collect();
+            traffic::write(connection, name, &services, shape, self.world.now, &mut self.rng);
+        }
+        Ok(())
+    }
+
+    fn gateway_reads(&mut self) -> Result<(), String> {
+        let Some(peer) = self.random_peer() else { return Ok(()) };
+        let connection = &self.world.connections[&peer];
+        if connection.is_paused || connection.outgoing.is_empty() {
+            return Ok(());
+        }
+        let waiting = connection.outgoing.len();
+        let bytes = match self.rng.below(4) {
+            0 => 1 + self.rng.below(waiting as u64),
+            _ => waiting as u64,
+        };
+        self.read(peer, usize::try_from(bytes).expect("small"))
+    }
+
+    /// The gateway reads so many bytes of what a peer has written.
+    fn read(&mut self, peer: PeerId, bytes: usize) -> Result<(), String> {
+        let connection = self.world.connections.get_mut(&peer).expect("it is open");
+        let chunk: Vec<u8> = connection.outgoing.drain(..bytes).collect();
+        let mut deframer = std::mem::take(&mut connection.deframer);
+        let end = self.read_frames(peer, &mut deframer, &chunk)?;
+        let Some(connection) = self.world.connections.get_mut(&peer) else { return Ok(()) };
+        connection.deframer = deframer;
+        if end == ReadEnd::Broken {
+            return Ok(());
+        }
+        let is_mid_frame = connection.deframer.is_mid_frame();
+        let was_mid_frame = connection.mid_frame_since_ms.is_some();
+        if !is_mid_frame {
+            connection.mid_frame_since_ms = None;
+        } else if !was_mid_frame && !connection.is_paused {
+            connection.mid_frame_since_ms = Some(self.world.now.mono_ms());
+        }
+        self.router.handle_partial(peer, is_mid_frame, self.world.now);
+        if is_mid_frame {
+            self.world.heard(peer);
+        }
+        Ok(())
+    }
+
+    fn read_frames(&mut self, peer: PeerId, deframer: &mut Deframer, chunk: &[u8]) -> Result<ReadEnd, String> {
+        let mut frames = deframer.start(chunk, self.world.config.frame_bytes_max);
+        loop {
+            let next = frames.next_frame();
+            if let Ok(None) = next {
+                return Ok(ReadEnd::Open);
+            }
+            let connection = self.world.connections.get_mut(&peer).expect("it is open");
+            let planned = connection.planned.pop_front().expect("the stream has as many frames as were written");
+            match next {
+                Ok(frame) => {
+                    let frame = frame.expect("checked").to_vec();
+                    connection.mid_frame_since_ms = None;
+                    self.world.heard(peer);
+                    self.frame(peer, &frame, &planned)?;
+                }
+                Err(error) => {
+                    assert!(matches!(planned, Planned::Oversize), "the prefix was meant to be too large");
+                    self.router.handle_frame_error(peer, error, self.world.now, &mut self.orders);
+                    self.judge(&Input::Frame(peer, &planned))?;
+                    return Ok(ReadEnd::Broken);
+                }
+            }
+            // A driver that closed the connection reads no further.
+            if !self.world.connections.contains_key(&peer) {
+                return Ok(ReadEnd::Broken);
+            }
+        }
+    }
+
+    fn frame(&mut self, peer: PeerId, frame: &[u8], planned: &Planned) -> Result<(), String> {
+        let mut sender = peer;
+        if self.fault.strikes(Fault::ForeignAnswer, &mut self.rng)
+            && let Planned::Message(message, ..) = planned
+            && message["type"] == "RESPONSE"
+            && let Some(other) = self.world.flights.iter().find(|flight| flight.callee != peer)
+        {
+            // The router believes that somebody else says this.
+            sender = other.callee;
+            let forged = json!({"type": "RESPONSE", "id": other.callee_id, "status": "success", "data": 1,
+                "from": self.world.names.get(&sender), "to": "x"});
+            let forged = crate::wire::frame(&forged, Encoding::Json);
+            self.router.handle_frame(sender, &forged, self.world.now, &mut self.orders);
+            return self.judge(&Input::Frame(peer, planned));
+        }
+        self.world.adopt_encoding(peer, planned);
+        let start = frame.as_ptr() as usize;
+        self.orders.inbound = Some((start, start + frame.len()));
+        self.router.handle_frame(sender, frame, self.world.now, &mut self.orders);
+        self.orders.inbound = None;
+        self.judge(&Input::Frame(peer, planned))
+    }
+
+    fn peer_reads(&mut self) -> Result<(), String> {
+        let Some(peer) = self.random_peer() else { return Ok(()) };
+        let connection = &self.world.connections[&peer];
+        if connection.held == 0 || connection.manner == Manner::Slow && self.rng.below(30) > 0 {
+            return Ok(());
+        }
+        let bytes = match self.rng.below(3) {
+            0 => 1 + self.rng.below(connection.held as u64),
+            _ => connection.held as u64,
+        };
+        self.written(peer, usize::try_from(bytes).expect("small"))
+    }
+
+    /// A peer's socket takes so many bytes of what is held for it.
+    fn written(&mut self, peer: PeerId, bytes: usize) -> Result<(), String> {
+        let connection = self.world.connections.get_mut(&peer).expect("it is open");
+        connection.take(bytes, self.world.now.mono_ms());
+        self.world.held -= bytes;
+        if self.fault.strikes(Fault::ForgetRelease, &mut self.rng) {
+            return Ok(());
+        }
+        self.router.handle_written(peer, bytes, self.world.now, &mut self.orders);
+        self.judge(&Input::Written)
+    }
+
+    fn judge(&mut self, input: &Input<'_>) -> Result<(), String> {
+        self.inputs += 1;
+        if self.orders.is_stray_part {
+            return Err("a part that is not of the inbound frame".into());
+        }
+        let mut orders = std::mem::take(&mut self.orders.list);
+        if self.fault != Fault::None {
+            self.spoil(&mut orders);
+        }
+        if self.router.is_drained() {
+            self.world.phase = Phase::Ended;
+        }
+        self.world.judge(input, orders, self.events)
+    }
+
+    /// Makes the router's orders look as if it had the defect.
+    fn spoil(&mut self, orders: &mut Vec<Order>) {
+        let is_response =
+            |frame: &[u8]| crate::wire::parse(frame).is_ok_and(|(message, _)| message["type"] == "RESPONSE");
+        let mut at = 0;
+        while at < orders.len() {
+            let Order::Send { peer, frame } = &mut orders[at] else {
+                at += 1;
+                continue;
+            };
+            let peer = *peer;
+            if self.fault == Fault::Misdirect && self.fault.strikes(Fault::Misdirect, &mut self.rng) {
+                if let Some(other) = self.random_peer() {
+                    orders[at] = Order::Send { peer: other, frame: std::mem::take(frame) };
+                }
+            } else if self.fault == Fault::DropResponse && is_response(frame) {
+                if self.fault.strikes(Fault::DropResponse, &mut self.rng) {
+                    let bytes = frame.len();
+                    orders.remove(at);
+                    // As if it had never been charged.
+                    let now = self.world.now;
+                    self.router.handle_written(peer, bytes, now, &mut self.orders);
+                    orders.append(&mut self.orders.list);
+                    continue;
+                }
+            } else if self.fault == Fault::RepeatResponse && is_response(frame) {
+                if self.fault.strikes(Fault::RepeatResponse, &mut self.rng) {
+                    let again = orders[at].clone();
+                    orders.insert(at, again);
+                    at += 1;
+                }
+            } else if matches!(self.fault, Fault::WrongStamp | Fault::ChangedPayload)
+                && let Ok((mut message, encoding)) = crate::wire::parse(frame)
+                && message["type"] == "CALL"
+                && self.fault.strikes(self.fault, &mut self.rng)
+            {
+                let (key, value) = match self.fault {
+                    Fault::WrongStamp => ("from", "somebody"),
+                    _ => ("params", "something else"),
+                };
+                message[key] = Value::from(value);
+                *frame = crate::wire::frame(&message, encoding);
+            }
+            at += 1;
+        }
+    }
+
+    /// Everybody reads, nobody calls: all calls end. Then everybody falls silent: all connections end.
+    fn rest(&mut self) -> Result<(), String> {
+        let shape =
+            Shape { frame_bytes_max: self.world.config.frame_bytes_max, depth_max: self.world.config.depth_max };
+        // Longer than any wait that the traffic asks for, and than the watch lease.
+        for _ in 0..180 {
+            self.world.now.mono_us += 100_000;
+            self.world.now.wall_ms += 100;
+            self.time_passed()?;
+            let peers: Vec<PeerId> = self.world.connections.keys().copied().collect();
+            for peer in peers {
+                if let Some(connection) = self.world.connections.get(&peer)
+                    && connection.held > 0
+                {
+                    let held = connection.held;
+                    self.written(peer, held)?;
+                }
+                let name = self.world.names.get(&peer).cloned();
+                if let Some(connection) = self.world.connections.get_mut(&peer) {
+                    if let Some(name) = name {
+                        let heartbeat = traffic::heartbeat(&name, self.world.now);
+                        traffic::push(connection, heartbeat, None, shape);
+                    }
+                    let waiting = connection.outgoing.len();
+                    if waiting > 0 && !connection.is_paused {
+                        self.read(peer, waiting)?;
+                    }
+                }
+            }
+        }
+        self.check()?;
+        self.router.check_invariants();
+        // Only a call that has been given a day may be left: none is overdue.
+        let patient = self.world.flights.len();
+        let rest = [
+            ("calls in flight", self.router.in_flight_len() - patient),
+            ("parked calls", self.router.parked_len()),
+            ("bytes charged", self.router.charged_bytes()),
+            ("timers", self.router.timers_len() - self.world.services.len() - patient),
+        ];
+        if let Some((what, count)) = rest.into_iter().find(|(_, count)| *count > 0) {
+            return Err(format!("{count} {what} are left"));
+        }
+        for _ in 0..100 {
+            self.world.now.mono_us += 100_000;
+            self.world.now.wall_ms += 100;
+            self.time_passed()?;
+        }
+        self.check()?;
+        self.router.check_invariants();
+        if self.router.timers_len() + self.router.peers_len() > 0 {
+            return Err(format!("{} timers, {} peers are left", self.router.timers_len(), self.router.peers_len()));
+        }
+        Ok(())
+    }
+
+    fn random_peer(&mut self) -> Option<PeerId> {
+        let count = self.world.connections.len() as u64;
+        let at = usize::try_from(self.rng.below(count)).expect("small");
+        self.world.connections.keys().nth(at).copied()
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ReadEnd {
+    Open,
+    Broken,
+}
+
+/// Limits so small that random traffic reaches them.
+fn random_config(rng: &mut Rng) -> RouterConfig {
+    let frame_bytes_max = 2048 << rng.below(2);
+    RouterConfig {
+        heartbeat_interval_ms: 2000,
+        call_timeout_ms: 1500,
+        register_timeout_ms: 1000,
+        partial_frame_timeout_ms: 1200,
+        write_stall_timeout_ms: 1500,
+        frame_bytes_max,
+        depth_max: 9,
+        peers_max: 6 + usize::try_from(rng.below(20)).expect("small"),
+        in_flight_max: 60,
+        in_flight_per_peer_max: 20,
+        queue_pause_bytes: 2 * frame_bytes_max,
+        queue_calls_bytes_max: 3 * frame_bytes_max,
+        queue_bytes_max: 8 * frame_bytes_max,
+    }
+}
