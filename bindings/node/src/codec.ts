@@ -1,37 +1,117 @@
-import { Packr } from "msgpackr";
+import type { Packr as PackrClass } from "msgpackr";
 import { IPCError, IPCErrorCode } from "./errors";
 import type { Serializer } from "./types";
 
+/** msgpackr as one file beside this one, put there by the build: as a dependency it would bring an install script. */
+const msgpackr: { Packr: typeof PackrClass; addExtension(extension: object): void } = require("./msgpackr.js");
+
 /**
  * Plain maps, as every v1 program understands them. `useRecords: false` is essential: msgpackr's record extension is
- * its own and refused by the gateway.
+ * its own and refused by the gateway. Integers beyond the safe ones become BigInt.
  */
-const packr = new Packr({ useRecords: false, encodeUndefinedAsNil: false, int64AsType: "auto" });
+const packr = new msgpackr.Packr({
+  useRecords: false,
+  encodeUndefinedAsNil: false,
+  int64AsType: "auto",
+  copyBuffers: true,
+} as object);
 
-/** Encodes one value. Throws `SERIALIZATION_FAILED` for what the encoding cannot carry (cycles, functions, BigInt in JSON). */
-export function encodeValue(value: unknown, serializer: Serializer): Buffer {
+/** Their bytes, as they lie in memory. msgpackr by itself would write the elements into places of one byte. */
+const VIEWS = [
+  Int8Array,
+  Uint8ClampedArray,
+  Int16Array,
+  Uint16Array,
+  Int32Array,
+  Uint32Array,
+  Float32Array,
+  Float64Array,
+  BigInt64Array,
+  BigUint64Array,
+  DataView,
+];
+for (const Class of VIEWS) msgpackr.addExtension({ Class, write: asBuffer });
+msgpackr.addExtension({ Class: ArrayBuffer, write: asBuffer });
+
+/**
+ * The value as JSON text; `undefined` for `undefined`. Binary values are written as Node writes a `Buffer`,
+ * `{"type":"Buffer","data":[…]}`, and become a `Buffer` again on the other side.
+ * Throws `SERIALIZATION_FAILED` for what JSON cannot carry: cycles, BigInt, functions and symbols at the top.
+ */
+export function encodeJson(value: unknown): string | undefined {
+  if (value === undefined) return undefined;
+  let text: string | undefined;
   try {
-    if (serializer === "msgpack") return packr.pack(value) as Buffer;
-    const text = JSON.stringify(value);
-    if (text === undefined) throw new TypeError(`a ${typeof value} has no JSON form`);
-    return Buffer.from(text);
+    text = JSON.stringify(value);
+    // A view that is not a Buffer looks like this when it is stringified: only then it is worth looking for one.
+    if (text !== undefined && (text.includes('{"0":') || text.includes("{}")) && holdsBinary(value)) {
+      text = JSON.stringify(value, (_, inner) =>
+        isBinary(inner) && !Buffer.isBuffer(inner) ? asBuffer(inner) : inner,
+      );
+    }
   } catch (error) {
-    throw new IPCError(
-      `the value cannot be sent as ${serializer}: ${messageOf(error)}`,
-      IPCErrorCode.SERIALIZATION_FAILED,
-    );
+    throw unserializable("json", error);
   }
+  if (text === undefined) throw unserializable("json", `a ${typeof value} has no JSON form`);
+  return text;
+}
+
+/** Puts back the binary values of a parsed JSON value. */
+export function reviveBinary(value: unknown): unknown {
+  if (typeof value !== "object" || value === null) return value;
+  const binary = asRevived(value);
+  if (binary !== undefined) return binary;
+  const holder = value as Record<string, unknown>;
+  for (const key of Object.keys(holder)) {
+    const inner = holder[key];
+    if (typeof inner !== "object" || inner === null) continue;
+    const revived = reviveBinary(inner);
+    // Defined, not assigned: a key may be `__proto__`.
+    if (revived !== inner) {
+      Object.defineProperty(holder, key, { value: revived, configurable: true, enumerable: true, writable: true });
+    }
+  }
+  return value;
+}
+
+/** The value as msgpack. Throws `SERIALIZATION_FAILED` for cycles, and functions and symbols at the top. */
+export function encodeMsgpack(value: unknown): Buffer {
+  if (typeof value === "function" || typeof value === "symbol") {
+    throw unserializable("msgpack", `a ${typeof value} has no msgpack form`);
+  }
+  try {
+    return packr.pack(value) as Buffer;
+  } catch (error) {
+    throw unserializable("msgpack", error);
+  }
+}
+
+/** The value of some bytes of msgpack. Throws `DESERIALIZATION_FAILED`. */
+export function decodeMsgpack(bytes: Buffer, start = 0, end: number = bytes.length): unknown {
+  try {
+    return packr.unpack(bytes, { start, end } as never);
+  } catch (error) {
+    throw new IPCError(`the bytes are not msgpack: ${messageOf(error)}`, IPCErrorCode.DESERIALIZATION_FAILED);
+  }
+}
+
+/** Encodes one value in either encoding. */
+export function encodeValue(value: unknown, serializer: Serializer): Buffer {
+  if (serializer === "msgpack") return encodeMsgpack(value);
+  const text = encodeJson(value);
+  if (text === undefined) throw unserializable("json", "undefined has no JSON form");
+  return Buffer.from(text);
 }
 
 /** Decodes one value; the encoding shows in the first byte of a whole message, so `serializer` must be told for parts. */
 export function decodeValue(bytes: Buffer, serializer: Serializer): unknown {
+  if (serializer === "msgpack") return decodeMsgpack(bytes);
   try {
-    return serializer === "msgpack" ? packr.unpack(bytes) : JSON.parse(bytes.toString("utf8"));
+    const text = bytes.toString("utf8");
+    const value: unknown = JSON.parse(text);
+    return text.includes('"type":"Buffer"') ? reviveBinary(value) : value;
   } catch (error) {
-    throw new IPCError(
-      `the bytes are not ${serializer}: ${messageOf(error)}`,
-      IPCErrorCode.DESERIALIZATION_FAILED,
-    );
+    throw new IPCError(`the bytes are not json: ${messageOf(error)}`, IPCErrorCode.DESERIALIZATION_FAILED);
   }
 }
 
@@ -44,5 +124,39 @@ export function detectSerializer(body: Buffer): Serializer {
 
 /** The message of whatever was thrown. */
 export function messageOf(thrown: unknown): string {
-  return thrown instanceof Error ? thrown.message : String(thrown);
+  try {
+    const message = (thrown as { message?: unknown } | null | undefined)?.message;
+    return typeof message === "string" ? message : String(thrown);
+  } catch {
+    return "something was thrown that cannot be shown";
+  }
+}
+
+function unserializable(serializer: Serializer, why: unknown): IPCError {
+  const reason = typeof why === "string" ? why : messageOf(why);
+  return new IPCError(`the value cannot be sent as ${serializer}: ${reason}`, IPCErrorCode.SERIALIZATION_FAILED);
+}
+
+function isBinary(value: unknown): value is ArrayBufferView | ArrayBuffer {
+  return ArrayBuffer.isView(value) || value instanceof ArrayBuffer;
+}
+
+function asBuffer(value: ArrayBufferView | ArrayBuffer): Buffer {
+  if (value instanceof ArrayBuffer) return Buffer.from(value);
+  return Buffer.from(value.buffer, value.byteOffset, value.byteLength);
+}
+
+/** Whether a binary value is somewhere in it. The value was stringified before, so it has no cycles. */
+function holdsBinary(value: unknown): boolean {
+  if (typeof value !== "object" || value === null) return false;
+  if (isBinary(value)) return !Buffer.isBuffer(value);
+  return Object.values(value).some(holdsBinary);
+}
+
+/** The Buffer that an object is the JSON form of. */
+function asRevived(value: object): Buffer | undefined {
+  const { type, data } = value as { type?: unknown; data?: unknown };
+  if (type !== "Buffer" || !Array.isArray(data) || Object.keys(value).length !== 2) return undefined;
+  const isByte = (item: unknown) => Number.isInteger(item) && (item as number) >= 0 && (item as number) <= 255;
+  return data.every(isByte) ? Buffer.from(data as number[]) : undefined;
 }

@@ -133,7 +133,7 @@ export interface IPCClientConfig {
   /** Unique name of this service. */
   serviceName: string;
   /** Path of the gateway's socket. Default `/tmp/bro-gateway.sock`. */
-  gatewayPath: string;
+  gatewayPath?: string;
   /** Reconnect by itself when the connection is lost. Default true. */
   autoReconnect?: boolean;
   /** Delay before the first attempt to reconnect, in milliseconds; doubles with jitter up to 30000. Default 5000. */
@@ -148,6 +148,27 @@ export interface IPCClientConfig {
   serializer?: Serializer;
   /** Connections to the gateway. Default 1. */
   poolSize?: number;
+  /** How long `connect()` waits for a gateway to appear, in milliseconds; 0 fails at once. Default 0. */
+  waitForGateway?: number;
+  /**
+   * Let the calls that a handler makes continue the chain of the call that it answers, by `AsyncLocalStorage`. Default true.
+   * Without it handlers are somewhat faster, and pass their `context` to `call` themselves.
+   */
+  contextTracking?: boolean;
+  /** Version of this service, shown by the gateway. Default `1.0.0`. */
+  version?: string;
+  /** Anything about this service that others may want to know, shown by the gateway. Default `{}`. */
+  metadata?: Record<string, unknown>;
+}
+
+/** How one call differs from others. */
+export interface CallOptions {
+  /** Time for this call, in milliseconds. Default: the client's `timeout`. */
+  timeout?: number;
+  /** Gives the call up: its promise is rejected with `CANCELLED`, and what the callee answers is dropped. */
+  signal?: AbortSignal;
+  /** The chain that this call continues, instead of that of the handler that makes it. */
+  context?: IPCContext;
 }
 
 /** A function that answers calls. What it returns, or what its promise resolves to, goes to the caller. */
@@ -156,3 +177,115 @@ export type MethodHandler = (params: any, context: IPCContext) => Promise<any> |
 
 /** Handlers by method name. */
 export type MethodRegistry = Map<string, MethodHandler>;
+
+/** A method of this client was called by another service, and has finished. */
+export interface MethodExecuted {
+  method: string;
+  requestId: string;
+  success: boolean;
+  /** Why not, when `success` is false. */
+  error?: string;
+}
+
+/** A call of this client has ended. */
+export interface ResponseReceived {
+  requestId: string;
+  success: boolean;
+  /** Why not, when `success` is false. */
+  error?: string;
+}
+
+/** The gateway sent an error. When it is about a call, that call is rejected as well. */
+export interface GatewayErrorEvent {
+  message: string;
+  code: string;
+  stack?: string;
+}
+
+/** One line of a client's log. */
+export interface ClientLogEvent {
+  serviceName: string;
+  message: string;
+  data?: any;
+  /** Milliseconds since 1970. */
+  timestamp: number;
+}
+
+/** One line of a server's log. */
+export interface ServerLogEvent {
+  message: string;
+  data?: any;
+  /** Milliseconds since 1970. */
+  timestamp: number;
+}
+
+/** What a client tells: the names of its events, and what listeners are given. */
+export interface IPCClientEvents {
+  /** Calls can be made: after `connect()`, and after a lost connection was made again. */
+  connected: () => void;
+  /** The connection is gone, by `disconnect()` or otherwise. */
+  disconnected: () => void;
+  /** The gateway has acknowledged the registration. */
+  registered: () => void;
+  "method-executed": (payload: MethodExecuted) => void;
+  "response-received": (payload: ResponseReceived) => void;
+  /**
+   * Something went wrong with the connection. Also what a failed `connect()` is rejected with, and why a connection is made again.
+   * Without a listener it is logged and nothing more: trouble in the background does not end the process.
+   */
+  error: (error: Error) => void;
+  "gateway-error": (payload: GatewayErrorEvent) => void;
+  /** Every message of the log, whether `debug` is on or not. */
+  log: (payload: ClientLogEvent) => void;
+}
+
+/** What a server tells of a service that has registered, or has changed its methods. */
+export interface ServiceRegistered {
+  serviceName: string;
+  methods: string[];
+  version?: string;
+  metadata?: Record<string, unknown>;
+}
+
+/** What a server tells of a call that it passed on. */
+export interface CallRouted {
+  from: string;
+  to: string;
+  method: string;
+  requestId: string;
+  context: IPCContext;
+}
+
+/** What a server tells of the end of a call. */
+export interface ResponseRouted {
+  from: string;
+  to: string;
+  status: ResponseStatus;
+  requestId: string;
+}
+
+/** What a server tells of a new connection. */
+export interface ConnectionEvent {
+  /** Tells connections apart. */
+  id: string;
+  /** Process id by the peer's credentials, where the system tells it. */
+  pid?: number;
+}
+
+/** What a server tells: the names of its events, and what listeners are given. */
+export interface IPCServerEvents {
+  started: (payload: { socketPath: string }) => void;
+  stopped: () => void;
+  /** A program has connected; it has not registered yet. */
+  connection: (payload: ConnectionEvent) => void;
+  "service-registered": (payload: ServiceRegistered) => void;
+  "service-disconnected": (payload: { serviceName: string }) => void;
+  "call-routed": (payload: CallRouted) => void;
+  "response-routed": (payload: ResponseRouted) => void;
+  /** The listening socket, or its file, is in trouble; the server goes on. */
+  "socket-error": (error: Error) => void;
+  /** The server cannot go on, and stops. Without a listener this ends the process, as `error` events of Node do. */
+  error: (error: Error) => void;
+  /** Every message of the log, whether `debug` is on or not. */
+  log: (payload: ServerLogEvent) => void;
+}

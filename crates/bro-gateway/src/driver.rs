@@ -81,7 +81,7 @@ pub(crate) struct Driver {
 enum Read {
     /// Something, and there may be more.
     Some,
-    /// Nothing, at first.
+    /// Nothing has arrived yet.
     Empty,
     /// The connection is closed.
     Ended,
