@@ -88,3 +88,8 @@ pub use payload::RawPayload;
 
 /// How frames are encoded: the readme's `serializer` option.
 pub type Serializer = Encoding;
+
+/// The examples of the project's README, so that they are compiled with the other documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

@@ -4,7 +4,7 @@
 //! whose parsers must not be surprised. Three differences from the bare grammar: nesting is bounded, header keys must be
 //! written without escapes and at most once, and lone surrogate escapes are legal (`JSON.stringify` writes them).
 //!
-//! [`marks`] knows where strings end, [`value`] walks values of any shape, [`text`] undoes escapes; this file knows the
+//! `marks` knows where strings end, `value` walks values of any shape, `text` undoes escapes; this file knows the
 //! header. Functions are inlined by hand where that keeps positions in registers.
 
 mod marks;
