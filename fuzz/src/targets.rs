@@ -1,0 +1,161 @@
+//! What is fuzzed. To fuzz something else, write a function and add it to [`TARGETS`].
+
+#[path = "../../crates/bro-proto/tests/oracle/mod.rs"]
+mod oracle;
+
+use bro_proto::frame::{Deframer, announced_bytes};
+use bro_proto::limits::FRAME_PREFIX_BYTES;
+use bro_proto::v1::rewrite::{TranscodeError, rewrite, transcode};
+use bro_proto::v1::{Encoding, Payload, decode, message, scan};
+
+/// A function that must return, whatever the bytes are.
+pub struct Target {
+    /// Its name on the command line, and that of its folder of seeds.
+    pub name: &'static str,
+    /// Panics when something is wrong.
+    pub run: fn(&[u8]),
+    /// What it checks.
+    pub about: &'static str,
+}
+
+/// All targets.
+pub const TARGETS: &[Target] = &[
+    Target { name: "json_scan", run: json_scan, about: "the JSON header scan against serde_json" },
+    Target { name: "msgpack_scan", run: msgpack_scan, about: "the msgpack header scan against rmp" },
+    Target { name: "deframer", run: deframer, about: "frames of a stream cut at any places" },
+    Target { name: "rewrite", run: rewritten, about: "what was accepted can be carried over, and is accepted there" },
+    Target { name: "message", run: whole_message, about: "the parts of what was accepted can be decoded" },
+];
+
+/// The target with this name.
+pub fn named(name: &str) -> Option<&'static Target> {
+    TARGETS.iter().find(|target| target.name == name)
+}
+
+fn json_scan(body: &[u8]) {
+    if Encoding::detect(body) == Some(Encoding::Json) {
+        assert_eq!(scan(body), bro_proto::v1::json::scan(body));
+    }
+    oracle::json::check(body);
+}
+
+fn msgpack_scan(body: &[u8]) {
+    if Encoding::detect(body) == Some(Encoding::Msgpack) {
+        assert_eq!(scan(body), bro_proto::v1::msgpack::scan(body));
+    }
+    oracle::msgpack::check(body);
+}
+
+/// Body limit of the deframed streams, in bytes: small, so that streams meet it.
+const BODY_BYTES_MAX: usize = 1024;
+
+/// The first byte says how many of the next ones are sizes of pieces; what follows is the stream.
+fn deframer(input: &[u8]) {
+    let Some((&splits, rest)) = input.split_first() else { return };
+    let (sizes, stream) = rest.split_at(rest.len().min(usize::from(splits & 0x0f)));
+    let (expected, left, fails) = frames_of(stream);
+
+    let mut deframer = Deframer::new();
+    let mut seen = Vec::new();
+    let mut failed = false;
+    let mut unread = stream;
+    let mut sizes = sizes.iter().cycle();
+    while !unread.is_empty() && !failed {
+        let size = sizes.next().map_or(unread.len(), |size| usize::from(*size).clamp(1, unread.len()));
+        let (chunk, others) = unread.split_at(size);
+        unread = others;
+        let mut frames = deframer.start(chunk, BODY_BYTES_MAX);
+        loop {
+            match frames.next_frame() {
+                Ok(Some(frame)) => seen.push(frame.to_vec()),
+                Ok(None) => break,
+                Err(_) => {
+                    failed = true;
+                    break;
+                }
+            }
+        }
+    }
+    assert_eq!(seen, expected);
+    assert_eq!(failed, fails);
+    if !fails {
+        assert_eq!(deframer.is_mid_frame(), !left.is_empty());
+        assert_eq!(deframer.partial_bytes(), left.len());
+    }
+}
+
+/// The frames of a whole stream, what is left behind them, and whether a prefix says too much.
+fn frames_of(mut stream: &[u8]) -> (Vec<Vec<u8>>, &[u8], bool) {
+    let mut frames = Vec::new();
+    while let Some(prefix) = stream.first_chunk() {
+        let body_bytes = announced_bytes(*prefix);
+        if body_bytes > BODY_BYTES_MAX {
+            return (frames, stream, true);
+        }
+        let Some((frame, rest)) = stream.split_at_checked(FRAME_PREFIX_BYTES + body_bytes) else { break };
+        frames.push(frame.to_vec());
+        stream = rest;
+    }
+    (frames, stream, false)
+}
+
+fn rewritten(body: &[u8]) {
+    let Ok(header) = scan(body) else { return };
+    for target in [Encoding::Json, Encoding::Msgpack] {
+        let mut out = Vec::new();
+        match rewrite(body, header.encoding, target, &[], &mut out) {
+            Ok(()) => {}
+            // A bin becomes an object with an array in it.
+            Err(TranscodeError::TooDeep { .. }) if header.encoding != target => continue,
+            Err(error) => panic!("accepted, but {error}"),
+        }
+        if target == header.encoding {
+            assert_eq!(out, body, "nothing was to be changed");
+            continue;
+        }
+        let copy = scan(&out).unwrap_or_else(|error| panic!("rewritten as {}: {error}", out.escape_ascii()));
+        assert_eq!(copy.kind, header.kind);
+        assert_eq!(copy.status, header.status);
+        for (copy, header) in [
+            (&copy.id, &header.id),
+            (&copy.from, &header.from),
+            (&copy.to, &header.to),
+            (&copy.method, &header.method),
+            (&copy.service_name, &header.service_name),
+        ] {
+            assert_eq!(copy.as_ref().map(|text| &text.value), header.as_ref().map(|text| &text.value));
+        }
+        // A bin, which is no context, becomes an object, which is one.
+        assert!(copy.context.is_some() || header.context.is_none());
+    }
+}
+
+fn whole_message(body: &[u8]) {
+    if let Ok(header) = scan(body) {
+        let payload = |span: &std::ops::Range<usize>| Payload { encoding: header.encoding, bytes: &body[span.clone()] };
+        for span in
+            [&header.params, &header.data, &header.error, &header.metadata, &header.methods].into_iter().flatten()
+        {
+            let mut out = Vec::new();
+            // What is deep, large or lossy may fail; nothing may panic.
+            let _ = transcode(payload(span), Encoding::Json, &mut out);
+            let _ = decode::to_json(payload(span));
+            let _ = decode::error_body(payload(span));
+            let _ = decode::methods(payload(span));
+        }
+        if let Some(context) = &header.context {
+            let _ = decode::context(body, context, header.encoding);
+        }
+    }
+    let mut frame = u32::try_from(body.len()).expect("inputs are short").to_be_bytes().to_vec();
+    frame.extend_from_slice(body);
+    if let Ok(decoded) = message::deserialize(&frame) {
+        let _ = message::validate_message(&decoded);
+        let _ = message::format_message_for_log(&decoded);
+        for encoding in [Encoding::Json, Encoding::Msgpack] {
+            if let Ok(again) = message::serialize(&decoded, encoding) {
+                message::deserialize(&again).expect("what was written can be read");
+            }
+        }
+    }
+}
