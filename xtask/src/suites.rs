@@ -129,6 +129,7 @@ pub(crate) const CRATES: &[CrateTests] = &[
     CrateTests::new("ipc-bro", 60),
     CrateTests::new("bro-testing", 72).with_bro(),
     CrateTests { name: "bro-sim", tests_min: 3, is_release: true, needs_bro: false },
+    CrateTests::new("bro-fuzz", 8),
     CrateTests::new("bro", 18).with_bro(),
     CrateTests::new("bro-bench", 0),
     CrateTests::new("xtask", 31),

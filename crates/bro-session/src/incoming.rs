@@ -4,7 +4,7 @@ use crate::answers::Received;
 use crate::conns::ConnId;
 use crate::event::{Request, SessionEvent};
 use crate::requests::{Echo, RequestId};
-use crate::session::{Session, Timer, append_error, check_reach, later_ms};
+use crate::session::{Session, Timer, append_error, check_reach, later_ms, unsendable};
 use bro_proto::context::CallContext;
 use bro_proto::error::{ErrorBody, ErrorCode};
 use bro_proto::limits::{
@@ -13,7 +13,7 @@ use bro_proto::limits::{
 };
 use bro_proto::time::Now;
 use bro_proto::v1::encode::{ContextSource, Outcome, ResponseFields, encode_response};
-use bro_proto::v1::{Encoding, Payload, decode};
+use bro_proto::v1::{Encoding, Payload, check_nesting, decode};
 
 const PONG: Payload<'static> = Payload { encoding: Encoding::Json, bytes: br#"{"pong":true}"# };
 
@@ -67,6 +67,10 @@ impl Session {
         let sent = if waiting + result_bytes > config.outbound_bytes_max() {
             let why = format!("no room for the answer: {waiting} bytes wait for the gateway to read them");
             Err(ErrorBody::new(ErrorCode::Overloaded, why))
+        } else if let Outcome::Success(result) = outcome
+            && let Err(error) = check_nesting(result)
+        {
+            Err(unsendable(error))
         } else {
             send(outcome, true).map_err(|error| append_error(error, config.frame_bytes_max))
         };

@@ -16,8 +16,8 @@ use bro_proto::name::{check_method_name, check_service_name};
 use bro_proto::rng::Rng;
 use bro_proto::time::Now;
 use bro_proto::timer::TimerWheel;
-use bro_proto::v1::Payload;
 use bro_proto::v1::encode::{CallFields, ContextSource, Outcome, encode_call};
+use bro_proto::v1::{Payload, ScanError, check_nesting};
 use bytes::Bytes;
 use std::collections::VecDeque;
 
@@ -171,6 +171,7 @@ impl Session {
         if call.params.encoding == config.encoding && call.params.bytes.len() > config.frame_bytes_max {
             return Err(too_large(call.params.bytes.len(), config.frame_bytes_max));
         }
+        check_nesting(call.params).map_err(unsendable)?;
         let Some(conn_id) = pool.pick(config.queue_bytes_max) else {
             let why = format!("{} bytes wait for the gateway to read them", config.queue_bytes_max);
             return Err(ErrorBody::new(ErrorCode::Overloaded, why));
@@ -419,6 +420,11 @@ pub(crate) fn append_error(error: AppendError, body_bytes_max: usize) -> ErrorBo
 
 fn too_large(bytes: usize, limit: usize) -> ErrorBody {
     ErrorBody::new(ErrorCode::PayloadTooLarge, format!("the message has {bytes} bytes, at most {limit} are accepted"))
+}
+
+/// The error for a value that the gateway would close the connection for.
+pub(crate) fn unsendable(error: ScanError) -> ErrorBody {
+    ErrorBody::new(ErrorCode::SerializationFailed, format!("the value cannot be sent: {error}"))
 }
 
 fn too_deep(depth: u32) -> ErrorBody {

@@ -14,10 +14,12 @@ pub mod json;
 mod key;
 pub mod message;
 pub mod msgpack;
+mod nesting;
 pub mod rewrite;
 mod transcode;
 
 pub use header::{ContextHeader, Encoding, Header, Kind, ScanError, Status, Text, scan};
+pub use nesting::check_nesting;
 
 /// A value in one of the two encodings, not parsed. Invariant: one whole, well-formed value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

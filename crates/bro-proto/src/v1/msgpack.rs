@@ -25,6 +25,11 @@ pub fn scan(body: &[u8]) -> Result<Header<'_>, ScanError> {
     result
 }
 
+/// Checks one value inside `depth` open containers.
+pub(super) fn check_value(bytes: &[u8], depth: usize) -> Result<(), ScanError> {
+    Scanner { body: bytes, header: &mut Header::empty(Encoding::Msgpack) }.value(0, depth).map(|_| ())
+}
+
 fn fill<'a>(body: &'a [u8], header: &mut Header<'a>) -> Result<(), ScanError> {
     let (end, has_type) = Scanner { body, header }.top_level()?;
     if !has_type {

@@ -181,8 +181,13 @@ fn a_result_that_cannot_be_sent_is_answered_with_the_reason() {
     let mut pair = Pair::connected(config());
     let conn = pair.conn(0);
     let huge = vec![b'1'; 33 * 1024 * 1024];
+    let deep = ["[".repeat(200), "]".repeat(200)].concat().into_bytes();
+    let params = Payload { bytes: &deep, ..ONE };
+    let refused = pair.session.call(bro_session::CallRequest::new("user", "get", params), pair.now).unwrap_err();
+    assert_eq!(refused.code, Some(ErrorCode::SerializationFailed), "before the gateway closes the connection for it");
     for (result, expected) in [
         (Payload { bytes: &huge, ..ONE }, "PAYLOAD_TOO_LARGE"),
+        (Payload { bytes: &deep, ..ONE }, "SERIALIZATION_FAILED"),
         (Payload { encoding: Encoding::Msgpack, bytes: &[0xc1] }, "SERIALIZATION_FAILED"),
     ] {
         pair.send(conn, &call("q1"));
