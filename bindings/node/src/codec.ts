@@ -40,20 +40,28 @@ msgpackr.addExtension({ Class: ArrayBuffer, write: asBuffer });
  */
 export function encodeJson(value: unknown): string | undefined {
   if (value === undefined) return undefined;
-  let text: string | undefined;
+  let text: string | undefined | null;
   try {
-    text = JSON.stringify(value);
+    text = plainText(value);
     // A view that is not a Buffer looks like this when it is stringified: only then it is worth looking for one.
-    if (text !== undefined && (text.includes('{"0":') || text.includes("{}")) && holdsBinary(value)) {
-      text = JSON.stringify(value, (_, inner) =>
-        isBinary(inner) && !Buffer.isBuffer(inner) ? asBuffer(inner) : inner,
-      );
+    if (text === null || ((text?.includes('{"0":') || text?.includes("{}")) && holdsBinary(value))) {
+      // What a replacer returns is not asked for its toJSON any more.
+      text = JSON.stringify(value, (_, inner) => (isBinary(inner) ? asBuffer(inner).toJSON() : inner));
     }
   } catch (error) {
     throw unserializable("json", error);
   }
-  if (text === undefined) throw unserializable("json", `a ${typeof value} has no JSON form`);
+  if (text === undefined || text === null) throw unserializable("json", `a ${typeof value} has no JSON form`);
   return text;
+}
+
+/** The value as JSON text; `null` if it has none as it is, which may be for the sake of a BigInt64Array. */
+function plainText(value: unknown): string | undefined | null {
+  try {
+    return JSON.stringify(value);
+  } catch {
+    return null;
+  }
 }
 
 /** Puts back the binary values of a parsed JSON value. */
@@ -61,6 +69,7 @@ export function reviveBinary(value: unknown): unknown {
   if (typeof value !== "object" || value === null) return value;
   const binary = asRevived(value);
   if (binary !== undefined) return binary;
+  if (isBinary(value)) return value;
   const holder = value as Record<string, unknown>;
   for (const key of Object.keys(holder)) {
     const inner = holder[key];
@@ -86,10 +95,15 @@ export function encodeMsgpack(value: unknown): Buffer {
   }
 }
 
+/** `"type": "Buffer"` in msgpack: the gateway writes so what a JSON program has sent as binary. */
+const BINARY_MARK = Buffer.from([0xa4, ...Buffer.from("type"), 0xa6, ...Buffer.from("Buffer")]);
+
 /** The value of some bytes of msgpack. Throws `DESERIALIZATION_FAILED`. */
 export function decodeMsgpack(bytes: Buffer, start = 0, end: number = bytes.length): unknown {
   try {
-    return packr.unpack(bytes, { start, end } as never);
+    const value: unknown = packr.unpack(bytes, { start, end } as never);
+    if (typeof value !== "object" || value === null) return value;
+    return bytes.subarray(start, end).includes(BINARY_MARK) ? reviveBinary(value) : value;
   } catch (error) {
     throw new IPCError(`the bytes are not msgpack: ${messageOf(error)}`, IPCErrorCode.DESERIALIZATION_FAILED);
   }

@@ -1,0 +1,176 @@
+//! What one wakeup brings, in the form that is cheapest to hand to JavaScript: one string, one array of numbers, one call.
+//!
+//! The string is a JSON array. Every record takes as many of its elements as its kind says, so that one `JSON.parse` makes
+//! all objects. Values that would make the string long, and msgpack, travel beside it. `../src/native.ts` is the other end.
+
+use crate::node::{Env, Value};
+use bro_proto::v1::Encoding;
+use bro_session::OwnedPayload;
+use bytes::Bytes;
+
+/// Numbers in a record: kind with flags, three that depend on the kind, offset and length of a msgpack value.
+pub(crate) const RECORD_INTS: usize = 6;
+/// Records in one batch; more make another batch.
+pub(crate) const RECORDS_MAX: usize = 2048;
+/// Text above which another batch is begun, in bytes.
+const TEXT_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Values above this are handed over as strings or buffers of their own, in bytes.
+pub(crate) const LARGE_BYTES: usize = 64 * 1024;
+
+/// What a record says. JavaScript knows the same numbers.
+#[derive(Clone, Copy)]
+#[repr(i32)]
+pub(crate) enum Record {
+    /// slot, generation. Elements: the request id if wanted, the result.
+    Result = 1,
+    /// slot, generation. Elements: the request id if wanted, the error.
+    Failure = 2,
+    /// slot, generation, handler. Elements: the context, the request id if wanted, the parameters.
+    Request = 3,
+    /// slot, generation. Elements: the reason.
+    Expired = 4,
+    /// Elements: the event.
+    Event = 5,
+}
+
+/// The value is `undefined`, there is no element for it.
+const ABSENT: i32 = 1 << 8;
+/// The value is JSON text beside the string.
+const LARGE_JSON: i32 = 1 << 9;
+/// The value is a string, beside the string, and needs no parsing.
+const LARGE_TEXT: i32 = 1 << 10;
+/// The value is msgpack, at offset and length of the batch's bytes.
+const MSGPACK: i32 = 1 << 11;
+/// The value is msgpack in a buffer of its own.
+const LARGE_MSGPACK: i32 = 1 << 12;
+/// Binary values may be written as JSON objects somewhere in the value.
+const BINARY: i32 = 1 << 13;
+
+/// What the JSON form of binary values contains, in any layout that `JSON.stringify` and the gateway write.
+const BINARY_MARK: &[u8] = br#""type":"Buffer""#;
+
+#[derive(Default)]
+pub(crate) struct Batch {
+    records: Vec<[i32; RECORD_INTS]>,
+    text: Vec<u8>,
+    bytes: Vec<u8>,
+    large: Vec<Large>,
+}
+
+enum Large {
+    Text(Bytes),
+    Bytes(Bytes),
+}
+
+impl Batch {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.records.len() >= *LIMIT.get_or_init(|| std::env::var("BL").ok().and_then(|s| s.parse().ok()).unwrap_or(16))
+            || self.text.len() + self.bytes.len() > TEXT_BYTES_MAX
+            || self.large.len() >= RECORDS_MAX / 64
+    }
+
+    /// Begins a record; its elements follow.
+    pub(crate) fn record(&mut self, kind: Record, numbers: [i32; 3]) {
+        let [a, b, c] = numbers;
+        self.records.push([kind as i32, a, b, c, 0, 0]);
+    }
+
+    /// An element of JSON that `write` appends.
+    pub(crate) fn element(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        self.text.push(if self.text.is_empty() { b'[' } else { b',' });
+        write(&mut self.text);
+    }
+
+    /// The value of the present record.
+    pub(crate) fn value(&mut self, payload: &OwnedPayload) {
+        let bytes = &payload.bytes;
+        let is_large = bytes.len() > LARGE_BYTES;
+        let flags = match payload.encoding {
+            _ if bytes.is_empty() => ABSENT,
+            Encoding::Json if is_large => {
+                let (large, flags) = large_json(bytes);
+                self.large.push(Large::Text(large));
+                flags
+            }
+            Encoding::Json => {
+                self.element(|text| text.extend_from_slice(bytes));
+                binary_flag(bytes)
+            }
+            Encoding::Msgpack if is_large => {
+                self.large.push(Large::Bytes(bytes.clone()));
+                LARGE_MSGPACK
+            }
+            Encoding::Msgpack => {
+                let offset = self.bytes.len();
+                self.bytes.extend_from_slice(bytes);
+                let record = self.records.last_mut().expect("a record was begun");
+                record[4] = i32::try_from(offset).expect("a batch is small");
+                record[5] = i32::try_from(bytes.len()).expect("a small value");
+                MSGPACK
+            }
+        };
+        self.records.last_mut().expect("a record was begun")[0] |= flags;
+    }
+
+    pub(crate) fn records(&self) -> &[[i32; RECORD_INTS]] {
+        &self.records
+    }
+
+    /// The arguments of JavaScript's `dispatch`: how many records, the text, the bytes, the large values.
+    pub(crate) fn arguments(&mut self, env: Env) -> Option<[Value; 4]> {
+        let count = env.int(i32::try_from(self.records.len()).ok()?)?;
+        let text = if self.text.is_empty() {
+            env.undefined()
+        } else {
+            self.text.push(b']');
+            env.string(&self.text)?
+        };
+        let bytes = if self.bytes.is_empty() { env.undefined() } else { env.buffer(&self.bytes)? };
+        let large = if self.large.is_empty() {
+            env.undefined()
+        } else {
+            let values: Option<Vec<Value>> = self.large.iter().map(|large| large.to_value(env)).collect();
+            env.array(&values?)?
+        };
+        Some([count, text, bytes, large])
+    }
+
+    /// Forgets what was delivered, and memory beyond the usual.
+    pub(crate) fn clear(&mut self) {
+        self.records.clear();
+        self.text.clear();
+        self.text.shrink_to(TEXT_BYTES_MAX / 8);
+        self.bytes.clear();
+        self.bytes.shrink_to(TEXT_BYTES_MAX / 8);
+        self.large.clear();
+    }
+}
+
+impl Large {
+    fn to_value(&self, env: Env) -> Option<Value> {
+        match self {
+            Large::Text(text) => env.string(text),
+            Large::Bytes(bytes) => env.buffer(bytes),
+        }
+    }
+}
+
+/// A long JSON value: a string without escapes, the usual long value, is freed of its quotes and needs no parsing.
+fn large_json(json: &Bytes) -> (Bytes, i32) {
+    if json.first() == Some(&b'"') && json.len() >= 2 {
+        let inner = 1..json.len() - 1;
+        if memchr::memchr(b'\\', &json[inner.clone()]).is_none() && json.last() == Some(&b'"') {
+            return (json.slice(inner), LARGE_TEXT);
+        }
+    }
+    (json.clone(), LARGE_JSON | binary_flag(json))
+}
+
+fn binary_flag(json: &[u8]) -> i32 {
+    if memchr::memmem::find(json, BINARY_MARK).is_some() { BINARY } else { 0 }
+}
+static LIMIT: std::sync::OnceLock<usize> = std::sync::OnceLock::new();

@@ -1,0 +1,181 @@
+//! What one JavaScript environment shares among its clients, and its end.
+//!
+//! Nothing here is global: a worker thread, and another version of this addon in the same process, have their own.
+
+use crate::batch::{Batch, RECORD_INTS, RECORDS_MAX};
+use crate::commands::Commands;
+use crate::node::{Env, Reference, Value, guarded};
+use bro_proto::time::Now;
+use bytes::BytesMut;
+use napi_sys::{self as sys, Status, uv_loop_s};
+use std::cell::{Cell, RefCell};
+use std::ffi::c_void;
+use std::ptr::null_mut;
+use std::rc::{Rc, Weak};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// Something that must not outlive the environment.
+pub(crate) trait Ends {
+    /// Lets go of handles, references and threads. Called at most once by the environment, and never calls JavaScript.
+    fn end(&self);
+}
+
+pub(crate) struct Environment {
+    pub(crate) env: Env,
+    uv_loop: *mut uv_loop_s,
+    /// Handles that libuv has not given back.
+    open_handles: Cell<usize>,
+    /// Set once the environment is being torn down: to be told when all handles are closed.
+    ending: Cell<Option<sys::napi_async_cleanup_hook_handle>>,
+    tenants: RefCell<Vec<Weak<dyn Ends>>>,
+    /// The records of the batch that is being delivered; see [`crate::batch`].
+    records: RefCell<Option<Reference>>,
+    records_at: *mut i32,
+    batch: Cell<Option<Batch>>,
+    /// Used again and again for what JavaScript hands over.
+    pub(crate) commands: Cell<Option<Commands>>,
+    /// Read into by one client at a time; slices of it are gone before the next read, so it is used again and again.
+    pub(crate) read_buffer: RefCell<BytesMut>,
+    started: Instant,
+}
+
+impl Environment {
+    /// The state of the environment that loads the addon, and the array that its batches are announced in.
+    pub(crate) fn install(env: Env) -> Option<(Rc<Environment>, Value)> {
+        let mut uv_loop = null_mut();
+        // SAFETY: an out-parameter.
+        if unsafe { sys::napi_get_uv_event_loop(env.0, &mut uv_loop) } != Status::napi_ok {
+            return None;
+        }
+        let (records, reference, records_at) = env.shared_ints(RECORDS_MAX * RECORD_INTS)?;
+        let environment = Rc::new(Environment {
+            env,
+            uv_loop,
+            open_handles: Cell::new(0),
+            ending: Cell::new(None),
+            tenants: RefCell::new(Vec::new()),
+            records: RefCell::new(Some(reference)),
+            records_at,
+            batch: Cell::new(None),
+            commands: Cell::new(None),
+            read_buffer: RefCell::new(BytesMut::new()),
+            started: Instant::now(),
+        });
+        let kept = Rc::into_raw(environment.clone()).cast_mut().cast::<c_void>();
+        let mut handle = null_mut();
+        // SAFETY: `clean_up` takes back what `kept` holds; an out-parameter.
+        let status = unsafe { sys::napi_add_async_cleanup_hook(env.0, Some(clean_up), kept, &mut handle) };
+        let instance = Rc::into_raw(environment.clone()).cast_mut().cast::<c_void>();
+        // SAFETY: `drop_instance` takes back what `instance` holds.
+        let set = unsafe { sys::napi_set_instance_data(env.0, instance, Some(drop_instance), null_mut()) };
+        (status == Status::napi_ok && set == Status::napi_ok).then_some((environment, records))
+    }
+
+    /// The state of the environment in which a function was called.
+    pub(crate) fn of(env: Env) -> Option<Rc<Environment>> {
+        let mut instance = null_mut();
+        // SAFETY: an out-parameter.
+        let status = unsafe { sys::napi_get_instance_data(env.0, &mut instance) };
+        if status != Status::napi_ok || instance.is_null() {
+            return None;
+        }
+        let instance = instance.cast::<Environment>().cast_const();
+        // SAFETY: set by `install` and held until the environment ends; one more owner is counted for the copy.
+        Some(unsafe {
+            Rc::increment_strong_count(instance);
+            Rc::from_raw(instance)
+        })
+    }
+
+    pub(crate) fn uv_loop(&self) -> *mut uv_loop_s {
+        self.uv_loop
+    }
+
+    /// Both clocks.
+    pub(crate) fn now(&self) -> Now {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Now {
+            mono_us: u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX),
+            wall_ms: u64::try_from(wall.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// Has `tenant` ended together with the environment.
+    pub(crate) fn admit(&self, tenant: Weak<dyn Ends>) {
+        let mut tenants = self.tenants.borrow_mut();
+        // Looked through when it would grow: the cost is shared by those who came since.
+        if tenants.len() == tenants.capacity() {
+            tenants.retain(|tenant| tenant.strong_count() > 0);
+        }
+        tenants.push(tenant);
+    }
+
+    /// Whether JavaScript cannot be called any more.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.ending.get().is_some()
+    }
+
+    /// The batch to fill, with room for records in the shared array.
+    pub(crate) fn take_batch(&self) -> Batch {
+        self.batch.take().unwrap_or_default()
+    }
+
+    pub(crate) fn put_batch_back(&self, batch: Batch) {
+        self.batch.set(Some(batch));
+    }
+
+    /// Makes records visible to JavaScript.
+    pub(crate) fn publish(&self, records: &[[i32; RECORD_INTS]]) {
+        assert!(records.len() <= RECORDS_MAX && self.records.borrow().is_some(), "records fit the array");
+        // SAFETY: the array has room for `RECORDS_MAX` records and is kept by `records`; no JavaScript runs meanwhile.
+        unsafe {
+            std::ptr::copy_nonoverlapping(records.as_ptr().cast::<i32>(), self.records_at, records.len() * RECORD_INTS)
+        };
+    }
+
+    /// Counts a handle until the token is dropped.
+    pub(crate) fn open_handle(self: &Rc<Self>) -> OpenHandle {
+        self.open_handles.set(self.open_handles.get() + 1);
+        OpenHandle(self.clone())
+    }
+
+    fn finish_if_ended(&self) {
+        if self.open_handles.get() == 0
+            && let Some(handle) = self.ending.take()
+        {
+            // SAFETY: the handle of our own hook, given back once.
+            unsafe { sys::napi_remove_async_cleanup_hook(handle) };
+        }
+    }
+}
+
+/// Stands for one handle that libuv may still use.
+pub(crate) struct OpenHandle(Rc<Environment>);
+
+impl Drop for OpenHandle {
+    fn drop(&mut self) {
+        self.0.open_handles.set(self.0.open_handles.get() - 1);
+        self.0.finish_if_ended();
+    }
+}
+
+/// The environment ends: `worker.terminate()`, or the process exits. The loop runs on until `finish_if_ended` reports.
+unsafe extern "C" fn clean_up(handle: sys::napi_async_cleanup_hook_handle, kept: *mut c_void) {
+    guarded((), || {
+        // SAFETY: what `install` gave away for this one call.
+        let environment = unsafe { Rc::from_raw(kept.cast::<Environment>().cast_const()) };
+        environment.ending.set(Some(handle));
+        for tenant in environment.tenants.take() {
+            if let Some(tenant) = tenant.upgrade() {
+                guarded((), || tenant.end());
+            }
+        }
+        drop(environment.records.take());
+        environment.finish_if_ended();
+    });
+}
+
+unsafe extern "C" fn drop_instance(_env: sys::napi_env, instance: *mut c_void, _hint: *mut c_void) {
+    // SAFETY: what `install` gave away, given back once.
+    guarded((), || drop(unsafe { Rc::from_raw(instance.cast::<Environment>().cast_const()) }));
+}

@@ -1,0 +1,50 @@
+//! Long strings as JSON. `JSON.stringify` looks at every character of them by itself; here most are copied.
+
+use crate::node::{Env, Value};
+use std::io::Write as _;
+
+/// Appends a JavaScript string in quotes, as `JSON.stringify` writes it.
+pub(crate) fn append_quoted(env: Env, value: Value, out: &mut Vec<u8>) -> Option<()> {
+    out.push(b'"');
+    let start = out.len();
+    if env.append_utf8(value, out)? {
+        if out[start..].iter().any(|byte| needs_escape(*byte)) {
+            let plain = out.split_off(start);
+            plain.iter().for_each(|byte| push(out, char::from(*byte)));
+        }
+    } else {
+        out.truncate(start);
+        let mut units = Vec::new();
+        env.append_utf16(value, &mut units)?;
+        for decoded in char::decode_utf16(units) {
+            match decoded {
+                Ok(character) => push(out, character),
+                Err(lone) => write!(out, "\\u{:04x}", lone.unpaired_surrogate()).ok()?,
+            }
+        }
+    }
+    out.push(b'"');
+    Some(())
+}
+
+fn needs_escape(byte: u8) -> bool {
+    byte < 0x20 || byte == b'"' || byte == b'\\'
+}
+
+fn push(out: &mut Vec<u8>, character: char) {
+    match character {
+        '"' => out.extend_from_slice(b"\\\""),
+        '\\' => out.extend_from_slice(b"\\\\"),
+        '\n' => out.extend_from_slice(b"\\n"),
+        '\r' => out.extend_from_slice(b"\\r"),
+        '\t' => out.extend_from_slice(b"\\t"),
+        control if u32::from(control) < 0x20 => {
+            // Writing to a vector does not fail.
+            let _ = write!(out, "\\u{:04x}", u32::from(control));
+        }
+        other => {
+            let mut buffer = [0; 4];
+            out.extend_from_slice(other.encode_utf8(&mut buffer).as_bytes());
+        }
+    }
+}

@@ -1,0 +1,113 @@
+import { IPCError, IPCErrorCode } from "./errors";
+import { loadAddon } from "./loader";
+
+/** A client of the addon. Opaque; ends when it is collected. */
+export type NativeClient = { readonly native: "client" };
+/** A gateway of the addon. Opaque. */
+export type NativeGateway = { readonly native: "gateway" };
+
+/** What the addon exports. Functions that can fail give the text of an error, see {@link checked}. */
+export interface Addon {
+  /** The records of the batch that is being dispatched; see `native/src/batch.rs`. */
+  readonly records: Int32Array;
+  createClient(options: string, dispatch: Dispatch, drain: () => void): NativeClient | string;
+  /** Something was queued: `drain` will be called before the event loop waits, or at the end of the present dispatch. */
+  arm(client: NativeClient): void;
+  /** Hands over what was queued; gives -1 when it makes no sense. */
+  submit(
+    client: NativeClient,
+    count: number,
+    commands: Int32Array,
+    text: string,
+    bytes: Uint8Array | undefined,
+    bytesLength: number,
+    large: unknown[],
+  ): -1 | undefined;
+  connect(client: NativeClient): void;
+  disconnect(client: NativeClient): void;
+  registerMethod(client: NativeClient, name: string, handler: number): string | undefined;
+  unregisterMethod(client: NativeClient, name: string): void;
+  addRoute(client: NativeClient, service: string, method: string): number;
+  setWantsIds(client: NativeClient, wanted: 0 | 1): void;
+  clientStatus(client: NativeClient): string;
+  startGateway(options: string, callback: (events: string) => void): NativeGateway | string;
+  stopGateway(gateway: NativeGateway): void;
+  setGatewayEvents(gateway: NativeGateway, mask: number): void;
+  gatewayServices(gateway: NativeGateway): string | undefined;
+  gatewayService(gateway: NativeGateway, name: string): string | undefined;
+}
+
+/** Takes one batch: how many records, their JSON, their msgpack, their long values. */
+export type Dispatch = (
+  count: number,
+  text: string | undefined,
+  bytes: Buffer | undefined,
+  large: (string | Buffer)[] | undefined,
+) => void;
+
+/** Numbers in a record: kind with flags, three that depend on the kind, offset and length of a msgpack value. */
+export const RECORD_INTS = 6;
+export enum RecordKind {
+  /** slot, generation. Elements: the request id if wanted, the result. */
+  Result = 1,
+  /** slot, generation. Elements: the request id if wanted, the error. */
+  Failure = 2,
+  /** slot, generation, handler. Elements: the context, the request id if wanted, the parameters. */
+  Request = 3,
+  /** slot, generation. Elements: the reason. */
+  Expired = 4,
+  /** Elements: the event. */
+  Event = 5,
+}
+
+/** Numbers of a command; see `native/src/commands.rs`. */
+export const COMMAND_INTS = 10;
+export enum CommandKind {
+  Call = 1,
+  Result = 2,
+  Failure = 3,
+  Cancel = 4,
+}
+
+/** Flags beside the kind, of records and commands alike. */
+export enum Flag {
+  KindMask = 0xff,
+  /** There is no value. */
+  Absent = 1 << 8,
+  /** JSON text of its own. */
+  Large = 1 << 9,
+  /** A string of its own that is the value. */
+  Plain = 1 << 10,
+  /** msgpack among the bytes. */
+  Msgpack = 1 << 11,
+  /** msgpack of its own. */
+  LargeMsgpack = 1 << 12,
+  /** Binary values may stand in the JSON. */
+  Binary = 1 << 13,
+}
+
+/** Values above this travel as strings or buffers of their own: characters or bytes. */
+export const LARGE = 64 * 1024;
+
+/** An error as the addon tells it. */
+export interface NativeFailure {
+  message: string;
+  code?: string;
+  stack?: string;
+  origin?: "local" | "gateway" | "service";
+}
+
+let loaded: Addon | undefined;
+
+/** The addon, loaded when it is first needed. */
+export function addon(): Addon {
+  loaded ??= loadAddon() as Addon;
+  return loaded;
+}
+
+/** Throws what a function of the addon gave, if that is an error. */
+export function checked<T>(result: T | string): T {
+  if (typeof result !== "string") return result;
+  const { message, code } = JSON.parse(result) as NativeFailure;
+  throw new IPCError(message, code ?? IPCErrorCode.INTERNAL_ERROR);
+}

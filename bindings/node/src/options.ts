@@ -1,0 +1,75 @@
+import { IPCError, IPCErrorCode } from "./errors";
+import type { IPCClientConfig, IPCServerConfig, Serializer } from "./types";
+
+/** Where a gateway listens when nobody says otherwise. */
+export const DEFAULT_SOCKET_PATH = "/tmp/bro-gateway.sock";
+/** Heartbeats, timeouts and so on, in milliseconds: the readme's. */
+const DEFAULT_INTERVAL_MS = 30_000;
+const DEFAULT_RECONNECT_DELAY_MS = 5_000;
+/** One day: longer times are shortened to it. */
+const TIME_MAX_MS = 24 * 60 * 60 * 1000;
+
+/** The options of a client with every default filled in. */
+export type ClientOptions = Required<Omit<IPCClientConfig, "debug">> & { debug: boolean };
+/** The options of a server with every default filled in. */
+export type ServerOptions = Required<IPCServerConfig>;
+
+/** Fills in defaults. Throws `INVALID_ARGUMENT` for what makes no sense. */
+export function clientOptions(config: IPCClientConfig): ClientOptions {
+  if (typeof config !== "object" || config === null) throw invalid("the options of a client must be an object");
+  if (typeof config.serviceName !== "string" || config.serviceName === "") {
+    throw invalid("serviceName must be a string that is not empty");
+  }
+  const metadata = config.metadata ?? {};
+  if (typeof metadata !== "object" || Array.isArray(metadata)) throw invalid("metadata must be an object");
+  return {
+    serviceName: config.serviceName,
+    gatewayPath: path("gatewayPath", config.gatewayPath),
+    autoReconnect: config.autoReconnect ?? true,
+    reconnectDelay: time("reconnectDelay", config.reconnectDelay, DEFAULT_RECONNECT_DELAY_MS, 0),
+    timeout: time("timeout", config.timeout, DEFAULT_INTERVAL_MS, 1),
+    heartbeatInterval: time("heartbeatInterval", config.heartbeatInterval, DEFAULT_INTERVAL_MS, 1),
+    waitForGateway: time("waitForGateway", config.waitForGateway, 0, 0),
+    debug: config.debug ?? false,
+    serializer: serializer(config.serializer),
+    poolSize: config.poolSize ?? 1,
+    contextTracking: config.contextTracking ?? true,
+    version: config.version ?? "1.0.0",
+    metadata,
+  };
+}
+
+/** Fills in defaults. Throws `INVALID_ARGUMENT` for what makes no sense. */
+export function serverOptions(config: Partial<IPCServerConfig> = {}): ServerOptions {
+  return {
+    socketPath: path("socketPath", config.socketPath),
+    heartbeatInterval: time("heartbeatInterval", config.heartbeatInterval, DEFAULT_INTERVAL_MS, 1),
+    timeout: time("timeout", config.timeout, DEFAULT_INTERVAL_MS, 1),
+    debug: config.debug ?? false,
+    serializer: serializer(config.serializer),
+  };
+}
+
+/** A time in whole milliseconds, at most a day. */
+export function time(name: string, value: number | undefined, otherwise: number, least: number): number {
+  if (value === undefined) return otherwise;
+  if (typeof value !== "number" || Number.isNaN(value) || value < least) {
+    throw invalid(`${name} must be a number of milliseconds, at least ${least}`);
+  }
+  return Math.min(Math.ceil(value), TIME_MAX_MS);
+}
+
+export function invalid(why: string): IPCError {
+  return new IPCError(why, IPCErrorCode.INVALID_ARGUMENT);
+}
+
+function path(name: string, value: string | undefined): string {
+  if (value === undefined) return DEFAULT_SOCKET_PATH;
+  if (typeof value !== "string" || value === "") throw invalid(`${name} must be a string that is not empty`);
+  return value;
+}
+
+function serializer(value: Serializer | undefined): Serializer {
+  if (value === undefined || value === "json" || value === "msgpack") return value ?? "json";
+  throw invalid(`serializer must be "json" or "msgpack", not ${JSON.stringify(value)}`);
+}
