@@ -1,5 +1,6 @@
 //! Copies bytes between one client and the socket behind it: `relay LISTEN UPSTREAM`. What a process in the middle costs at the
 //! least. Ends when its standard input does.
+#![expect(clippy::print_stderr, reason = "a command that says how it is used")]
 
 use std::env;
 use std::io::{self, Read, Write};
@@ -22,7 +23,6 @@ fn main() -> io::Result<()> {
         let _ = io::stdin().read_to_end(&mut Vec::new());
         process::exit(0);
     });
-    println!("ready");
     let (client, _) = listener.accept()?;
     let service = UnixStream::connect(upstream)?;
     let (client_reader, service_writer) = (client.try_clone()?, service.try_clone()?);

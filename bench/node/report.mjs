@@ -1,5 +1,5 @@
 // Medians, ratios and the readable table.
-import { REFERENCE, REFERENCE_WITH_RELAY } from "./systems.mjs";
+import { REFERENCE, REFERENCE_WITH_RELAY, SYSTEMS } from "./systems.mjs";
 
 /** What is compared, with where it stands in a round's measurements; `better` tells which way ratios are taken. */
 const FIGURES = [
@@ -52,7 +52,7 @@ export function summarise(names, rounds) {
       ratios: ratiosTo(REFERENCE, name, rounds),
     };
   }
-  return { rows, goals: goalsOf(names[0], rounds) };
+  return { rows, goals: goalsOf(SYSTEMS[0].name, rounds) };
 }
 
 /** The summary as text. */

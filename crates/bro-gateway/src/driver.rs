@@ -61,6 +61,8 @@ pub(crate) struct Driver {
     listener: Option<Listener>,
     /// Until when no connection is accepted, after the system refused one.
     accept_again_us: Option<u64>,
+    /// Set after this thread did not run for long: until when only what has arrived counts, and no timer.
+    catch_up_until_us: Option<u64>,
     /// Refused since the backlog was last empty: reported once.
     is_accept_refused: bool,
     commands: Receiver<Command>,
@@ -112,6 +114,7 @@ impl Driver {
             lingering: Lingering::new(),
             listener: Some(listener),
             accept_again_us: None,
+            catch_up_until_us: None,
             is_accept_refused: false,
             commands,
             shared,
@@ -138,9 +141,7 @@ impl Driver {
             if std::mem::take(&mut self.is_woken) {
                 self.carry_out_commands();
             }
-            if self.router.wakeup_ms().is_some_and(|at| at <= self.now.mono_ms()) {
-                self.router.handle_time(self.now, &mut self.conns);
-            }
+            self.handle_timers();
             self.accept();
             self.flush();
             self.read_broken();
@@ -173,9 +174,14 @@ impl Driver {
     }
 
     fn wait(&mut self, events: &mut Vec<epoll::Event>) -> io::Result<()> {
-        let timeout = self.wait_ms().map(|ms| Timespec {
-            tv_sec: i64::try_from(ms / 1000).unwrap_or(i64::MAX),
-            tv_nsec: i64::try_from(ms % 1000 * 1_000_000).expect("below a second"),
+        let wake_by_us = self.wake_by_us();
+        let timeout = wake_by_us.map(|at_us| {
+            // Rounded up, so that nothing is looked at a moment too early.
+            let ms = at_us.saturating_sub(self.clock.now().mono_us).div_ceil(1000);
+            Timespec {
+                tv_sec: i64::try_from(ms / 1000).unwrap_or(i64::MAX),
+                tv_nsec: i64::try_from(ms % 1000 * 1_000_000).expect("below a second"),
+            }
         });
         events.clear();
         match epoll::wait(self.conns.epoll(), spare_capacity(events), timeout.as_ref()) {
@@ -183,6 +189,12 @@ impl Driver {
             Err(error) => return Err(error),
         }
         self.now = self.clock.now();
+        // Once at a time: however slow everything is, every other wakeup handles the timers.
+        if self.catch_up_until_us.is_none()
+            && wake_by_us.is_some_and(|at_us| self.now.mono_us.saturating_sub(at_us) >= limits::OVERSLEPT_MS * 1000)
+        {
+            self.catch_up_until_us = Some(self.now.mono_us + limits::CATCH_UP_MS * 1000);
+        }
         self.conns.journal.set_now(self.now.mono_us);
         self.readable.clear();
         for event in events.iter() {
@@ -217,15 +229,27 @@ impl Driver {
         }
     }
 
-    /// How long nothing is to be done, rounded up; `None` is for ever.
-    fn wait_ms(&self) -> Option<u64> {
+    /// Until when nothing is to be done, not before the last wakeup; `None` is for ever.
+    fn wake_by_us(&self) -> Option<u64> {
         if self.conns.has_work() {
-            return Some(0);
+            return Some(self.now.mono_us);
         }
         let router_us = self.router.wakeup_ms().map(|at| at.saturating_mul(1000));
+        let router_us = router_us.map(|at_us| at_us.max(self.catch_up_until_us.unwrap_or(0)));
         let next_us = [router_us, self.accept_again_us, self.lingering.wakeup_us(), self.ends_at_us];
-        let at_us = next_us.into_iter().flatten().min()?;
-        Some(at_us.saturating_sub(self.clock.now().mono_us).div_ceil(1000))
+        next_us.into_iter().flatten().min().map(|at_us| at_us.max(self.now.mono_us))
+    }
+
+    /// Does what is due, unless this thread did not run for a while: then what peers wrote meanwhile, which may wait in more
+    /// sockets than one wakeup reads, counts before anybody is called silent or slow.
+    fn handle_timers(&mut self) {
+        if self.catch_up_until_us.is_some_and(|until_us| self.now.mono_us < until_us) {
+            return;
+        }
+        self.catch_up_until_us = None;
+        if self.router.wakeup_ms().is_some_and(|at| at <= self.now.mono_ms()) {
+            self.router.handle_time(self.now, &mut self.conns);
+        }
     }
 
     fn read_ready(&mut self) {

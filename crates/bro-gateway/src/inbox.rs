@@ -28,8 +28,8 @@ pub(crate) enum Place {
     Buffer(u32),
     /// One of the frames that were put together from pieces.
     Frame(u32),
-    /// The bytes that the router made during this wakeup.
-    Scratch,
+    /// One of the pieces that hold what the router made during this wakeup.
+    Scratch(u32),
 }
 
 /// Inbound bytes, borrowed for writing them out.

@@ -25,6 +25,9 @@ const CHUNK_BYTES: usize = 64 * 1024;
 /// Segments or scratch bytes above which a wakeup writes in between, so that they stay bounded.
 const SEGMENTS_MAX: usize = 16 * 1024;
 const SCRATCH_BYTES_MAX: usize = 1024 * 1024;
+/// Scratch bytes that lie in one piece, unless a single frame has more. One input can make more than a segment can point into
+/// (a callee that goes may fail a million calls), so the scratch bytes are in several pieces then.
+const SCRATCH_PIECE_BYTES: usize = 16 * 1024 * 1024;
 /// Scratch room that is kept between wakeups.
 const SCRATCH_BYTES_KEPT: usize = 256 * 1024;
 
@@ -51,7 +54,7 @@ struct Current {
 /// What has been noted for all peers in this wakeup.
 pub(crate) struct Pending {
     segments: Vec<Segment>,
-    scratch: Vec<u8>,
+    scratch: Vec<Vec<u8>>,
     current: Option<Current>,
 }
 
@@ -71,14 +74,35 @@ impl Pending {
 
     /// Whether it is time to write, even in the middle of a wakeup.
     pub(crate) fn is_large(&self) -> bool {
-        self.segments.len() >= SEGMENTS_MAX || self.scratch.len() >= SCRATCH_BYTES_MAX
+        let has_much_scratch = match &self.scratch[..] {
+            [] => false,
+            [only] => only.len() >= SCRATCH_BYTES_MAX,
+            _ => true,
+        };
+        has_much_scratch || self.segments.len() >= SEGMENTS_MAX
     }
 
     /// Everything has been written or queued: nothing points here any more.
     pub(crate) fn recycle(&mut self) {
         self.segments.clear();
-        self.scratch.clear();
-        self.scratch.shrink_to(SCRATCH_BYTES_KEPT);
+        self.segments.shrink_to(SEGMENTS_MAX);
+        self.scratch.truncate(1);
+        if let Some(first) = self.scratch.first_mut() {
+            first.clear();
+            first.shrink_to(SCRATCH_BYTES_KEPT);
+        }
+    }
+
+    /// Copies bytes that lie nowhere else. Says where they lie now.
+    fn copy(&mut self, bytes: &[u8]) -> (Place, usize) {
+        let has_room = |piece: &Vec<u8>| piece.is_empty() || piece.len() + bytes.len() <= SCRATCH_PIECE_BYTES;
+        if !self.scratch.last().is_some_and(has_room) {
+            self.scratch.push(Vec::new());
+        }
+        let index = self.scratch.len() - 1;
+        let piece = &mut self.scratch[index];
+        piece.extend_from_slice(bytes);
+        (Place::Scratch(u32::try_from(index).expect("memory ends before")), piece.len() - bytes.len())
     }
 
     /// Where inbound bytes lie, if they are part of the current frame.
@@ -93,7 +117,7 @@ impl Pending {
         match segment.place {
             Place::Buffer(buffer) => arrived.buffers.bytes(buffer, range),
             Place::Frame(frame) => &arrived.frames[frame as usize][range],
-            Place::Scratch => &self.scratch[range],
+            Place::Scratch(piece) => &self.scratch[piece as usize][range],
         }
     }
 }
@@ -144,10 +168,7 @@ impl Outgoing {
                 Part::Inbound(_) if parts.len() == 1 || bytes.len() > SPLICED_COPY_BYTES_MAX => pending.locate(bytes),
                 _ => None,
             };
-            let (place, start) = in_place.unwrap_or_else(|| {
-                pending.scratch.extend_from_slice(bytes);
-                (Place::Scratch, pending.scratch.len() - bytes.len())
-            });
+            let (place, start) = in_place.unwrap_or_else(|| pending.copy(bytes));
             self.append(place, start, bytes.len(), &mut pending.segments);
         }
         is_first && self.head != NIL
@@ -428,8 +449,40 @@ mod tests {
         let (mut outgoing, mut pending) = (Outgoing::new(), Pending::new());
         pending.begin_frame(Place::Buffer(0), 0, &frame);
         outgoing.note(&[Part::Inbound(&other)], &mut pending);
-        assert_eq!(pending.segments[0].place, Place::Scratch);
-        assert_eq!(pending.scratch, other);
+        assert_eq!(pending.segments[0].place, Place::Scratch(0));
+        assert_eq!(pending.scratch, [other]);
+    }
+
+    /// The bytes of one input were in one piece, and a segment cannot point beyond 4 GiB of it: the gateway panicked.
+    #[test]
+    fn what_one_input_makes_is_not_bounded_by_what_a_segment_can_point_into() {
+        let (near, mut far) = UnixStream::pair().unwrap();
+        let (mut outgoing, mut pending) = (Outgoing::new(), Pending::new());
+        let frames = [1, 2, 3, 4, 5].map(|fill: u8| vec![fill; SCRATCH_PIECE_BYTES / 2 + 1]);
+        for frame in &frames {
+            outgoing.note(&[Part::Scratch(frame)], &mut pending);
+            outgoing.note(&[Part::Scratch(b"small")], &mut pending);
+        }
+        assert!(pending.is_large());
+        assert!(pending.scratch.iter().all(|piece| piece.len() <= SCRATCH_PIECE_BYTES), "pieces are bounded");
+        let expected: Vec<u8> = frames.iter().flat_map(|frame| [frame, &b"small"[..]].concat()).collect();
+        let reader = std::thread::spawn(move || {
+            let mut seen = Vec::new();
+            far.read_to_end(&mut seen).unwrap();
+            seen
+        });
+        let buffers = Buffers::new();
+        let arrived = Arrived { buffers: &buffers, frames: &[] };
+        near.set_nonblocking(true).unwrap();
+        outgoing.write(&near, &mut pending, arrived);
+        pending.recycle();
+        assert_eq!(pending.scratch.len(), 1, "the memory is given back");
+        while outgoing.is_queued() {
+            assert!(!outgoing.write(&near, &mut pending, arrived).is_broken);
+            std::thread::yield_now();
+        }
+        drop(near);
+        assert!(reader.join().unwrap() == expected);
     }
 
     #[test]

@@ -33,6 +33,8 @@ pub const POOL_SIZE_MAX: u32 = 64;
 pub const DEPTH_MAX: u32 = 100;
 /// Largest `context` of a call, in encoded bytes. It holds a legal chain of the longest names.
 pub const CONTEXT_BYTES_MAX: usize = 64 * 1024;
+/// Longer contexts of calls in flight are not kept for the answers that the gateway itself may have to give, in bytes.
+pub const CONTEXT_ECHO_BYTES_MAX: usize = 1024;
 /// Most entries in a context's chain. Larger than [`DEPTH_MAX`], since old clients write some entries twice.
 pub const CHAIN_LEN_MAX: usize = 256;
 
@@ -71,7 +73,7 @@ pub const IN_FLIGHT_MAX: usize = 1_048_576;
 pub const IN_FLIGHT_PER_PEER_MAX: usize = 65_536;
 /// Most calls that a client works on at once for others; further ones are answered `OVERLOADED`.
 pub const REQUESTS_MAX: usize = 65_536;
-/// Outbound bytes of a peer above which the gateway stops reading from it until it reads.
+/// Outbound bytes of a peer, CALLs not counted, above which the gateway stops reading from it until it has taken half of them.
 pub const QUEUE_PAUSE_BYTES: usize = 4 * 1024 * 1024;
 /// Outbound bytes of a peer above which new calls to it are refused with `OVERLOADED`.
 pub const QUEUE_CALLS_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -87,6 +89,9 @@ pub const CLIENT_QUEUE_ERRORS_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub const PARKED_MAX: usize = 4096;
 /// Most parked introspection calls of one connection.
 pub const PARKED_PER_PEER_MAX: usize = 64;
+/// Bytes of what one thing that happens may give to parked introspection calls. Further ones that wait for a service are told
+/// `RESOURCE_EXHAUSTED`; further ones that wait for events have to ask once more.
+pub const PARKED_ANSWERS_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Largest `params` of an introspection call, in encoded bytes.
 pub const INTROSPECTION_PARAMS_BYTES_MAX: usize = 64 * 1024;
 /// Longest time an introspection call may be parked, in milliseconds.
@@ -106,6 +111,10 @@ pub const SOCKET_PATH_BYTES_MAX: usize = 107;
 pub const LISTEN_BACKLOG: i32 = 4096;
 /// How long a gateway does not accept after it ran out of file descriptors or memory for it, in milliseconds.
 pub const ACCEPT_BACKOFF_MS: u64 = 250;
+/// A gateway that wakes up so much too late was not running: nobody could be heard meanwhile, in milliseconds.
+pub const OVERSLEPT_MS: u64 = 1_000;
+/// How long such a gateway reads what has arrived before it does what is overdue, in milliseconds.
+pub const CATCH_UP_MS: u64 = 1_000;
 /// How long a connection that the gateway has closed is kept, for its peer to take what was sent to it, in milliseconds.
 pub const LINGER_MS: u64 = 2_000;
 /// Bytes that are read and thrown away from such a connection. A peer that writes one frame of twice the accepted size

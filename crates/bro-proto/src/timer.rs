@@ -1,7 +1,8 @@
 //! A timer wheel: the one structure for deadlines, liveness and every other bounded wait.
 //!
 //! Inserting and removing are O(1) and leave nothing behind: cancelled timers are unlinked, not skipped later, so
-//! a busy gateway whose calls end long before their deadline holds exactly as many timers as calls.
+//! a busy gateway whose calls end long before their deadline holds exactly as many timers as calls. The memory of a burst is
+//! given back from the end of the places on; the few timers that go on, at low places, do not hinder it.
 
 #![allow(clippy::cast_possible_truncation, reason = "slots and levels are masked to six and three bits")]
 
@@ -9,6 +10,8 @@ const LEVELS: usize = 7;
 const SLOT_BITS: u32 = 6;
 const SLOTS: usize = 1 << SLOT_BITS;
 const NIL: u32 = u32::MAX;
+/// Places whose memory is kept for later timers.
+const RETAINED_LEN_MAX: usize = 1024;
 
 /// Names a pending timer. Stale ids (fired or removed) are recognised and ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +23,7 @@ pub struct TimerId {
 #[derive(Debug)]
 struct Node<T> {
     deadline_ms: u64,
+    /// Neighbours in the list of its slot while linked, otherwise in the list of free places.
     prev: u32,
     next: u32,
     /// level * SLOTS + slot while linked.
@@ -35,8 +39,11 @@ struct Node<T> {
 /// current time until it returns `None`.
 #[derive(Debug)]
 pub struct TimerWheel<T> {
+    /// Invariant: the last one is not free.
     nodes: Vec<Node<T>>,
     free: u32,
+    /// Of the next timer. Counted for the whole wheel, so that a place that was given back and made again repeats no id.
+    generation: u32,
     heads: Box<[u32]>,
     /// One bit per slot with timers in it, per level.
     occupied: [u64; LEVELS],
@@ -51,6 +58,7 @@ impl<T: Copy> TimerWheel<T> {
         Self {
             nodes: Vec::new(),
             free: NIL,
+            generation: 0,
             heads: vec![NIL; LEVELS * SLOTS].into_boxed_slice(),
             occupied: [0; LEVELS],
             clock_ms: now_ms,
@@ -70,21 +78,22 @@ impl<T: Copy> TimerWheel<T> {
 
     /// Starts a timer that fires at or after `deadline_ms`. A deadline in the past fires at the next `expire`.
     pub fn insert(&mut self, deadline_ms: u64, value: T) -> TimerId {
+        let generation = self.generation;
+        self.generation = generation.wrapping_add(1);
+        let node = Node { deadline_ms, prev: NIL, next: NIL, list: 0, linked: false, generation, value };
         let index = if self.free == NIL {
             let index = u32::try_from(self.nodes.len()).expect("fewer than 2^32 timers");
-            self.nodes.push(Node { deadline_ms, prev: NIL, next: NIL, list: 0, linked: false, generation: 0, value });
+            self.nodes.push(node);
             index
         } else {
             let index = self.free;
-            let node = &mut self.nodes[index as usize];
-            self.free = node.next;
-            node.deadline_ms = deadline_ms;
-            node.value = value;
+            self.unlink_free(index);
+            self.nodes[index as usize] = node;
             index
         };
         self.link(index);
         self.len += 1;
-        TimerId { index, generation: self.nodes[index as usize].generation }
+        TimerId { index, generation }
     }
 
     /// Stops a timer. False when it has already fired or been removed.
@@ -223,11 +232,44 @@ impl<T: Copy> TimerWheel<T> {
     }
 
     fn release(&mut self, index: u32) {
+        self.len -= 1;
+        if (index as usize) + 1 == self.nodes.len() {
+            self.nodes.pop();
+            self.give_back();
+            return;
+        }
+        if self.free != NIL {
+            self.nodes[self.free as usize].prev = index;
+        }
         let node = &mut self.nodes[index as usize];
-        node.generation = node.generation.wrapping_add(1);
+        node.prev = NIL;
         node.next = self.free;
         self.free = index;
-        self.len -= 1;
+    }
+
+    /// Gives the free places at the end back. Each was freed once, so this costs every timer O(1).
+    fn give_back(&mut self) {
+        while let Some(last) = self.nodes.last()
+            && !last.linked
+        {
+            self.unlink_free((self.nodes.len() - 1) as u32);
+            self.nodes.pop();
+        }
+        if self.nodes.capacity() > RETAINED_LEN_MAX && self.nodes.len() < self.nodes.capacity() / 4 {
+            self.nodes.shrink_to((2 * self.nodes.len()).max(RETAINED_LEN_MAX));
+        }
+    }
+
+    fn unlink_free(&mut self, index: u32) {
+        let Node { prev, next, .. } = self.nodes[index as usize];
+        if prev == NIL {
+            self.free = next;
+        } else {
+            self.nodes[prev as usize].next = next;
+        }
+        if next != NIL {
+            self.nodes[next as usize].prev = prev;
+        }
     }
 }
 
@@ -287,7 +329,30 @@ mod tests {
             let id = wheel.insert(30_000 + round, ());
             assert!(wheel.remove(id));
         }
-        assert_eq!(wheel.nodes.len(), 1);
+        assert!(wheel.nodes.is_empty() && wheel.nodes.capacity() <= RETAINED_LEN_MAX);
         assert_eq!(wheel.wakeup_ms(), None);
+    }
+
+    #[test]
+    fn memory_of_a_burst_is_given_back_and_its_ids_stay_stale() {
+        for seed in 0..20 {
+            let mut rng = Rng::new(seed);
+            let mut wheel = TimerWheel::new(0);
+            let lasting: Vec<TimerId> = (0..10).map(|_| wheel.insert(1_000_000, ())).collect();
+            let mut burst: Vec<TimerId> = (0..100_000).map(|_| wheel.insert(1000 + rng.below(50_000), ())).collect();
+            assert!(wheel.nodes.capacity() >= 100_000);
+            let mut stale = Vec::new();
+            while !burst.is_empty() {
+                let id = burst.swap_remove(rng.below(burst.len() as u64) as usize);
+                assert!(wheel.remove(id), "seed {seed}");
+                stale.push(id);
+            }
+            assert_eq!((wheel.nodes.len(), wheel.len()), (10, 10), "seed {seed}");
+            assert!(wheel.nodes.capacity() <= RETAINED_LEN_MAX, "seed {seed}: {}", wheel.nodes.capacity());
+            let again: Vec<TimerId> = (0..1000).map(|_| wheel.insert(2000, ())).collect();
+            assert!(stale.iter().all(|&id| !wheel.remove(id)), "seed {seed}: a stale id ends another timer");
+            assert!(again.into_iter().chain(lasting).all(|id| wheel.remove(id)), "seed {seed}");
+            assert_eq!((wheel.len(), wheel.wakeup_ms()), (0, None));
+        }
     }
 }

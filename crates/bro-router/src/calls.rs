@@ -2,6 +2,7 @@
 
 use crate::hash::KeyedHash;
 use crate::peers::{NIL, Peers};
+use bro_proto::limits::CONTEXT_ECHO_BYTES_MAX;
 use bro_proto::timer::TimerId;
 use bro_proto::v1::{Encoding, Payload};
 use hashbrown::HashTable;
@@ -21,8 +22,6 @@ const SPARE_BUFFERS_MAX: usize = 1024;
 const SPARE_BUFFER_BYTES_MAX: usize = 1024;
 /// Above this many slots an empty table gives its memory back.
 const IDLE_SLOTS_MAX: usize = 4096;
-/// Longer contexts are not kept for the answers that the gateway itself may have to give.
-const CONTEXT_ECHO_BYTES_MAX: usize = 1024;
 
 #[derive(Clone, Copy, Debug)]
 struct Link {

@@ -26,7 +26,7 @@ pub struct RouterConfig {
     pub in_flight_max: usize,
     /// Most calls in flight by one connection. Default [`limits::IN_FLIGHT_PER_PEER_MAX`].
     pub in_flight_per_peer_max: usize,
-    /// Outbound bytes above which a peer is no longer read from. Default [`limits::QUEUE_PAUSE_BYTES`].
+    /// Outbound bytes, CALLs not counted, above which a peer is no longer read from. Default [`limits::QUEUE_PAUSE_BYTES`].
     pub queue_pause_bytes: usize,
     /// Outbound bytes above which calls to a peer are refused. Default [`limits::QUEUE_CALLS_BYTES_MAX`].
     pub queue_calls_bytes_max: usize,

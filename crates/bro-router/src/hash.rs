@@ -66,6 +66,37 @@ mod tests {
         assert!(low.iter().all(|&count| (200..430).contains(&count)), "{low:?}");
     }
 
+    /// What the generator's state was when it gave this number.
+    fn state_behind(number: u64) -> u64 {
+        let unshift = |mut z: u64, by: u32| {
+            let shifted = z;
+            for _ in 0..64 / by {
+                z = shifted ^ (z >> by);
+            }
+            z
+        };
+        let inverse = |odd: u64| {
+            (0..6).fold(odd, |inverse, _| inverse.wrapping_mul(2_u64.wrapping_sub(odd.wrapping_mul(inverse))))
+        };
+        let mut z = unshift(number, 31).wrapping_mul(inverse(0x94D0_49BB_1331_11EB));
+        z = unshift(z, 27).wrapping_mul(inverse(0xBF58_476D_1CE4_E5B9));
+        unshift(z, 30)
+    }
+
+    /// A callee sees such a number in the id of a call that was renamed.
+    #[test]
+    fn the_key_cannot_be_computed_from_an_id_that_peers_see() {
+        const STEP: u64 = 0x9E37_79B9_7F4A_7C15;
+        assert_eq!(state_behind(Rng::new(5).next_u64()), 5_u64.wrapping_add(STEP));
+        let now = bro_proto::Now { mono_us: 0, wall_ms: 1 };
+        let mut router = crate::Router::new(crate::RouterConfig::default(), 77, now);
+        let state = state_behind(router.rng.next_u64());
+        for back in 0..64 {
+            let key = KeyedHash::new(&mut Rng::new(state.wrapping_sub(STEP.wrapping_mul(back))));
+            assert_ne!(key.hash(0, "a"), router.hasher.hash(0, "a"), "{back} numbers before the id");
+        }
+    }
+
     #[test]
     fn scope_length_and_key_count() {
         let hash = KeyedHash::new(&mut Rng::new(1));

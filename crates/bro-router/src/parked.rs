@@ -7,7 +7,7 @@ use crate::peers::{NIL, Peers};
 use crate::reply::Answer;
 use crate::router::Router;
 use crate::timers::Timer;
-use bro_proto::limits::{PARKED_MAX, PARKED_PER_PEER_MAX, PARKED_TIMEOUT_MAX_MS};
+use bro_proto::limits::{PARKED_ANSWERS_BYTES_MAX, PARKED_MAX, PARKED_PER_PEER_MAX, PARKED_TIMEOUT_MAX_MS};
 use bro_proto::timer::TimerId;
 use bro_proto::v1::encode::Outcome;
 use bro_proto::v1::{Encoding, Payload};
@@ -184,19 +184,29 @@ impl Router {
     /// Answers everyone who waits for this service.
     pub(crate) fn answer_waiters(&mut self, service: u32, now: Now, out: &mut impl Outbox) {
         let hash = name_hash(&self.hasher, &self.registry[service].name);
+        let mut entry = Vec::new();
+        let mut bytes = 0;
         while let Some(index) = self.parked.waiting_for(hash, &self.registry[service].name) {
             let call = self.unpark(index);
-            let mut json = Vec::new();
-            self.write_service(&mut json, service);
-            self.answer_parked(&call, Ok(&json), now, out);
+            if entry.is_empty() {
+                self.write_service(&mut entry, service);
+            }
+            bytes += entry.len();
+            if bytes <= PARKED_ANSWERS_BYTES_MAX {
+                self.answer_parked(&call, Ok(&entry), now, out);
+            } else {
+                let message = "it is registered, but too many wait for what it says of itself: ask for it by `service`";
+                self.answer_parked(&call, Err(&ErrorBody::new(ErrorCode::ResourceExhausted, message)), now, out);
+            }
         }
     }
 
     /// Answers everyone who waits for events.
     pub(crate) fn answer_watchers(&mut self, now: Now, out: &mut impl Outbox) {
+        let mut bytes = 0;
         while let Some(&index) = self.parked.watchers.last() {
             let call = self.unpark(index);
-            self.answer_watcher(&call, now, out);
+            bytes += self.answer_watcher(&call, bytes < PARKED_ANSWERS_BYTES_MAX, now, out);
         }
     }
 
@@ -208,7 +218,7 @@ impl Router {
                 let message = format!("service {name:?} did not register within {} ms", call.timeout_ms);
                 self.answer_parked(&call, Err(&ErrorBody::new(ErrorCode::Timeout, message)), now, out);
             }
-            Wait::Events { .. } => self.answer_watcher(&call, now, out),
+            Wait::Events { .. } => drop(self.answer_watcher(&call, true, now, out)),
         }
     }
 
@@ -229,7 +239,7 @@ impl Router {
                     let error = ErrorBody::new(ErrorCode::ShuttingDown, "the gateway is shutting down");
                     self.answer_parked(&call, Err(&error), now, out);
                 }
-                Wait::Events { .. } => self.answer_watcher(&call, now, out),
+                Wait::Events { .. } => drop(self.answer_watcher(&call, true, now, out)),
             }
         }
     }
@@ -288,12 +298,14 @@ impl Router {
         call
     }
 
-    fn answer_watcher(&mut self, call: &ParkedCall, now: Now, out: &mut impl Outbox) {
-        let Wait::Events { cursor, max, .. } = call.wait else { return };
+    /// Answers with the events since its cursor; without any when there is no room, so that it asks again. Says how many bytes.
+    fn answer_watcher(&mut self, call: &ParkedCall, has_room: bool, now: Now, out: &mut impl Outbox) -> usize {
+        let Wait::Events { cursor, max, .. } = call.wait else { return 0 };
         self.renew_watch_lease(now);
         let mut json = Vec::new();
-        self.write_events(&mut json, cursor, max);
+        self.write_events(&mut json, cursor, if has_room { max } else { 0 });
         self.answer_parked(call, Ok(&json), now, out);
+        json.len()
     }
 
     fn answer_parked(&mut self, call: &ParkedCall, result: Result<&[u8], &ErrorBody>, now: Now, out: &mut impl Outbox) {

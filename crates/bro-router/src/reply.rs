@@ -13,6 +13,9 @@ use bro_proto::v1::{Encoding, Header, Payload, Status, Text};
 use bro_proto::{ErrorBody, ErrorCode, Now};
 use std::ops::Range;
 
+/// Bytes of a peer's text that are shown in an event: what a name or an id may have.
+const SHOWN_BYTES_MAX: usize = 255;
+
 /// A RESPONSE from the gateway itself.
 pub(crate) struct Answer<'a> {
     pub(crate) id: &'a str,
@@ -101,20 +104,19 @@ impl Router {
             self.peers[caller].encoding = header.encoding;
         }
         let id = text(header.id.as_ref());
-        let to = text(header.to.as_ref());
         let answer = Answer { id, outcome: Outcome::Error(error), context: context_to_echo(body, header) };
         self.answer(caller, text(header.from.as_ref()), &answer, now, out);
         if self.reporter.wants(EventMask::RESPONSES) {
             let name = match self.peers[caller].service {
-                NIL => text(header.from.as_ref()),
+                NIL => shown(header.from.as_ref()),
                 service => &self.registry[service].name,
             };
             let event = Event::ResponseRouted {
-                from: to,
+                from: shown(header.to.as_ref()),
                 to: name,
-                method: text(header.method.as_ref()),
+                method: shown(header.method.as_ref()),
                 status: Status::Error,
-                request_id: id,
+                request_id: shown(header.id.as_ref()),
                 gateway_code: error.code.clone(),
                 elapsed_us: 0,
             };
@@ -249,12 +251,12 @@ impl Router {
             NIL => "before REGISTER".to_owned(),
             service => match &header.from {
                 Some(from) if *from.value != *self.registry[service].name => {
-                    format!("in the name of {:?}", from.value)
+                    format!("in the name of {:?}", shown(Some(from)))
                 }
                 _ => return,
             },
         };
-        let message = format!("answered {:?}, which it was not asked, {why}", text(header.id.as_ref()));
+        let message = format!("answered {:?}, which it was not asked, {why}", shown(header.id.as_ref()));
         self.warn(slot, &message, now, out);
     }
 }
@@ -262,6 +264,13 @@ impl Router {
 /// The value of an optional header text; empty when absent.
 pub(crate) fn text<'a>(text: Option<&'a Text<'_>>) -> &'a str {
     text.map_or("", |text| &text.value)
+}
+
+/// The beginning of an optional header text: a name or an id that was accepted is whole. Whatever else a peer writes there
+/// must not fill logs and the memory for events.
+fn shown<'a>(header_text: Option<&'a Text<'_>>) -> &'a str {
+    let whole = text(header_text);
+    &whole[..whole.floor_char_boundary(SHOWN_BYTES_MAX)]
 }
 
 /// Whether a header text is there and says exactly this.

@@ -57,10 +57,11 @@ pub struct Router {
 impl Router {
     /// A router without peers. Equal seeds and inputs give equal outputs.
     pub fn new(config: RouterConfig, seed: u64, now: Now) -> Router {
-        let mut rng = Rng::new(seed);
+        let hasher = KeyedHash::new(&mut Rng::new(seed));
         Router {
-            hasher: KeyedHash::new(&mut rng),
-            rng,
+            // Peers see ids made from these numbers, and the generator can be run backwards from one of them.
+            rng: Rng::new(hasher.hash(NIL, "ids")),
+            hasher,
             peers: Peers::new(&config),
             registry: Registry::new(),
             calls: Calls::new(),

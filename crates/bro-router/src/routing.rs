@@ -10,7 +10,7 @@ use crate::timers::Timer;
 use bro_proto::frame::finish_frame;
 use bro_proto::limits::{
     CALL_ID_BYTES_MAX, CALL_TIMEOUT_MAX_MS, CHAIN_LEN_MAX, CONTEXT_BYTES_MAX, FRAME_PREFIX_BYTES, GATEWAY_SERVICE,
-    METHOD_NAME_BYTES_MAX, ROOT_ID_BYTES_MAX,
+    METHOD_NAME_BYTES_MAX, ROOT_ID_BYTES_MAX, SERVICE_NAME_BYTES_MAX,
 };
 use bro_proto::v1::encode::{CallFields, ContextSource, encode_call};
 use bro_proto::v1::rewrite::{Patch, rewrite, transcode};
@@ -89,6 +89,9 @@ impl Router {
             return invalid("a CALL must have `to` and `method`");
         };
         let (to, method): (&str, &str) = (&to.value, &method.value);
+        if to.is_empty() || to.len() > SERVICE_NAME_BYTES_MAX {
+            return invalid(&format!("the `to` of a CALL must have 1 to {SERVICE_NAME_BYTES_MAX} bytes"));
+        }
         if method.is_empty() || method.len() > METHOD_NAME_BYTES_MAX {
             return invalid(&format!("the `method` of a CALL must have 1 to {METHOD_NAME_BYTES_MAX} bytes"));
         }
@@ -277,12 +280,7 @@ impl Router {
 
     #[cold]
     fn unknown_service(&self, name: &str) -> ErrorBody {
-        let mut shown = name.to_owned();
-        if shown.len() > 64 {
-            shown.truncate(shown.floor_char_boundary(64));
-            shown.push('…');
-        }
-        let mut message = format!("service {shown:?} is not registered (");
+        let mut message = format!("service {name:?} is not registered (");
         let count = self.registry.len();
         message.push_str(if count == 0 { "none is" } else { "registered: " });
         for (at, service) in self.registry.some(NEIGHBOURS_SHOWN_MAX).enumerate() {

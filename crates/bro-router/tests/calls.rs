@@ -158,6 +158,8 @@ fn refusals_come_at_once_with_a_code_and_the_context() {
         (stranger, good.clone(), "NOT_REGISTERED"),
         (order, edit("/to", json!("nobody")), "SERVICE_NOT_FOUND"),
         (order, edit("/to", json!(null)), "INVALID_MESSAGE"),
+        (order, edit("/to", json!("")), "INVALID_MESSAGE"),
+        (order, edit("/to", json!("é".repeat(128))), "INVALID_MESSAGE"),
         (order, edit("/method", json!("")), "INVALID_MESSAGE"),
         (order, edit("/id", json!("x".repeat(256))), "INVALID_MESSAGE"),
         (order, edit("/context/deadline", json!(wall_ms)), "DEADLINE_EXCEEDED"),
@@ -182,7 +184,31 @@ fn refusals_come_at_once_with_a_code_and_the_context() {
     }
     gateway.send_json(order, &good);
     assert_eq!(code(&gateway.take_one(order)), "RESOURCE_EXHAUSTED");
-    assert_eq!(gateway.router.counters().calls_refused, 13);
+    assert_eq!(gateway.router.counters().calls_refused, 15);
+}
+
+/// Events are logged and kept for watchers: a text of 32 MiB would fill the log, and push everything else out.
+#[test]
+fn texts_of_any_length_are_cut_in_events() {
+    let mut gateway = Gateway::new();
+    let (order, stranger) = (gateway.service("order", Json), gateway.connect());
+    let long = "é".repeat(100_000);
+    for (peer, path) in [(order, "/id"), (order, "/to"), (order, "/method"), (stranger, "/from"), (stranger, "/id")] {
+        let mut call = gateway.call("req-1", "order", "user");
+        *call.pointer_mut(path).unwrap() = json!(long);
+        gateway.send_json(peer, &call);
+        gateway.take(peer);
+    }
+    for path in ["/id", "/from"] {
+        let mut response = answer(&gateway.call("req-1", "order", "user"), json!(1));
+        response["from"] = json!("user");
+        *response.pointer_mut(path).unwrap() = json!(long);
+        gateway.send_json(order, &response);
+        gateway.send_json(stranger, &response);
+    }
+    let longest = gateway.orders.events.iter().max_by_key(|event| event.len()).unwrap();
+    assert!(longest.len() < 2000, "{} bytes: {}", longest.len(), &longest[..200]);
+    assert!(gateway.orders.events.iter().filter(|event| event.contains("ééé")).count() >= 8);
 }
 
 #[test]

@@ -128,6 +128,42 @@ fn parked_calls_are_bounded_and_go_with_their_caller() {
     assert_eq!(gateway.router.parked_len(), 0);
 }
 
+/// One REGISTER of 1 MiB was answered to 4096 waiting calls at once: 4 GiB, and more than the driver could point into.
+#[test]
+fn what_one_registration_gives_to_those_who_wait_is_bounded() {
+    for method in ["waitFor", "events"] {
+        let mut gateway = Gateway::new();
+        gateway.router.set_events(EventMask::NONE);
+        let peers: Vec<_> = (0..40).map(|number| gateway.service(&format!("peer-{number}"), Json)).collect();
+        let large = gateway.connect();
+        let cursor = gateway.ask(peers[0], "events", json!({}))["data"]["cursor"].clone();
+        for &peer in &peers {
+            for number in 0..4 {
+                let mut call = gateway.call(&format!("w-{number}"), "x", "bro.gateway");
+                call["method"] = json!(method);
+                call["params"] = json!({"service": "large", "cursor": cursor});
+                gateway.send_json(peer, &call);
+            }
+        }
+        assert_eq!(gateway.router.parked_len(), 160);
+        let methods: Vec<String> = (0..4000).map(|number| format!("{number:0>250}")).collect();
+        gateway.send_json(large, &json!({"type": "REGISTER", "serviceName": "large", "methods": methods}));
+        assert_eq!(gateway.router.parked_len(), 0, "every call has ended");
+        let bytes: usize = gateway.orders.frames.iter().map(|(_, frame)| frame.len()).sum();
+        assert!((32 << 20..70 << 20).contains(&bytes), "{method}: {bytes} bytes");
+        assert_eq!(gateway.orders.frames.len(), 160 + 1);
+        let small = gateway.orders.frames.iter().filter(|(_, frame)| frame.len() < 1000);
+        let small: Vec<Value> = small.map(|(_, frame)| support::parse(frame)).collect();
+        assert!(small.len() > 90, "{method}: {} without", small.len());
+        for answer in small.iter().filter(|answer| answer["type"] == "RESPONSE") {
+            match method {
+                "waitFor" => assert_eq!(code(answer), "RESOURCE_EXHAUSTED"),
+                _ => assert_eq!((&answer["data"]["cursor"], &answer["data"]["events"]), (&cursor, &json!([]))),
+            }
+        }
+    }
+}
+
 #[test]
 fn a_drain_dismisses_those_who_wait() {
     let mut gateway = Gateway::new();

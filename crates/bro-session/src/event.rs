@@ -82,8 +82,8 @@ pub enum SessionEvent {
 
 /// Who ended a call.
 ///
-/// v1 does not say whether a RESPONSE was written by the gateway or by the service, so errors in a RESPONSE are told
-/// apart by their code: those that only a gateway has reason to use count as the gateway's.
+/// A RESPONSE is the gateway's when its `from` is the gateway's own name, which nobody else can register. An ERROR frame
+/// is always the gateway's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// This session: timeout, lost connection, disconnect.

@@ -3,8 +3,8 @@
 use bro_proto::limits::FRAME_PREFIX_BYTES;
 use bro_proto::v1::rewrite::TranscodeError;
 
-/// Capacity that an empty queue keeps, in bytes.
-const RETAINED_BYTES_MAX: usize = 1024 * 1024;
+/// Capacity that an empty queue keeps, in bytes. More than a call with 1 MiB of parameters makes it grow to.
+const RETAINED_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Written bytes at the front that are not worth moving the rest for.
 const HEAD_BYTES_MIN: usize = 64 * 1024;
 

@@ -10,6 +10,7 @@ use crate::outbound::{AppendError, Outbound};
 use crate::requests::{RequestId, RequestTable};
 use bro_proto::context::{CallContext, deadline_ms};
 use bro_proto::error::{ErrorBody, ErrorCode};
+use bro_proto::frame::Cut;
 use bro_proto::id::write_id;
 use bro_proto::limits::{CHAIN_LEN_MAX, DEPTH_MAX, WRITE_STALL_TIMEOUT_MS};
 use bro_proto::name::{check_method_name, check_service_name};
@@ -233,8 +234,13 @@ impl Session {
         let mut deframer = std::mem::take(&mut open.deframer);
         let mut frames = deframer.start(chunk, self.config.frame_bytes_max);
         loop {
-            match frames.next_frame() {
-                Ok(Some(frame)) => self.handle_frame(conn, chunk, frame, now),
+            match frames.next_cut() {
+                Ok(Some(Cut::Whole(frame))) => self.handle_frame(conn, chunk, frame, now),
+                Ok(Some(Cut::Assembled(frame))) => {
+                    // Values that are kept share the memory of their frame, as those of a whole one share that of the chunk.
+                    let frame = Bytes::from(frame);
+                    self.handle_frame(conn, &frame, &frame, now);
+                }
                 Ok(None) => break,
                 Err(error) => {
                     let error = ErrorBody::new(ErrorCode::PayloadTooLarge, format!("from the gateway: {error}"));

@@ -49,9 +49,8 @@ impl Error {
 
     /// Who reported the failure.
     ///
-    /// v1 frames do not say whether an error answer comes from the callee or from the gateway on its behalf, so for
-    /// those it is told by the code: a callee that passes on `SERVICE_NOT_FOUND` from a nested call of its own looks
-    /// like the gateway.
+    /// An error counts as the gateway's when the gateway answered in the callee's place, whatever its code: a callee that
+    /// passes on `SERVICE_NOT_FOUND` from a nested call of its own has failed itself.
     pub fn failed_by(&self) -> &FailedBy {
         &self.0.failed_by
     }

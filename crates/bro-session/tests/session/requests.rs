@@ -1,12 +1,12 @@
 //! Calls that this client answers.
 
 use crate::calls::text;
-use crate::pair::{Pair, START_MS, config, payload_value};
+use crate::pair::{Pair, START_MS, config, frame, payload_value};
 use bro_proto::error::{ErrorBody, ErrorCode};
 use bro_proto::limits::DEPTH_MAX;
 use bro_proto::v1::encode::Outcome;
 use bro_proto::v1::{Encoding, Payload};
-use bro_session::{SessionConfig, SessionEvent};
+use bro_session::{OwnedPayload, SessionConfig, SessionEvent};
 use serde_json::{Value, json};
 
 const ONE: Payload<'static> = Payload { encoding: Encoding::Json, bytes: b"1" };
@@ -30,6 +30,38 @@ fn without(key: &str) -> Value {
     let mut call = call("q1");
     call.as_object_mut().unwrap().remove(key);
     call
+}
+
+#[test]
+fn the_context_of_a_request_in_work_is_there_as_it_came() {
+    for encoding in [Encoding::Json, Encoding::Msgpack] {
+        let mut pair = Pair::connected(SessionConfig { encoding, ..config() });
+        let conn = pair.conn(0);
+        let mut extended = context();
+        extended["trace"] = json!("beside the four fields");
+        pair.send(conn, &with("context", extended.clone()));
+        let with_context = pair.next_request().id;
+        pair.send(conn, &without("context"));
+        let without_context = pair.next_request().id;
+        let encoded = pair.session.request_context(with_context).expect("it came with one");
+        let kept = OwnedPayload { encoding: encoded.encoding, bytes: encoded.bytes.to_vec().into() };
+        assert_eq!((kept.encoding, payload_value(&kept)), (encoding, extended));
+        assert_eq!(pair.session.request_context(without_context), None);
+        assert!(pair.session.respond(with_context, Outcome::Success(ONE), pair.now));
+        assert_eq!(pair.session.request_context(with_context), None, "answered");
+    }
+}
+
+#[test]
+fn values_of_a_frame_that_came_in_pieces_are_whole() {
+    let mut pair = Pair::connected(config());
+    let conn = pair.conn(0);
+    let params = json!({"text": "x".repeat(100_000), "end": true});
+    let bytes = frame(Encoding::Json, &with("params", params.clone()));
+    for piece in bytes.chunks(30_001) {
+        pair.send_bytes(conn, piece);
+    }
+    assert_eq!(payload_value(&pair.next_request().params), params);
 }
 
 #[test]
