@@ -1,6 +1,7 @@
 //! The project's own verbs, as `cargo xtask VERB`.
 //!
-//! - [`mod@test`]: every suite of [`suites`], each program [`watched`], its output read by [`libtest`], summed up in [`report`].
+//! - [`mod@test`]: every suite of [`suites`], each program [`watched`], its output read by [`libtest`] or [`tap`], summed up in
+//!   [`report`].
 //! - [`tidy`]: what compilers do not check; [`licences`]: what we may depend on.
 //! - [`programs`]: verbs that run a program of ours.
 
@@ -11,6 +12,7 @@ mod licences;
 mod programs;
 mod report;
 mod suites;
+mod tap;
 mod test;
 mod tidy;
 mod watched;

@@ -30,6 +30,8 @@ pub(crate) enum Work {
     Doctests,
     /// One of our own programs: success, and each of `expected` in its output, are one test.
     Program { binary: &'static str, arguments: &'static [&'static str], expected: &'static [&'static str] },
+    /// `bindings/node/scripts/test.mjs` with these arguments. Its success is one test; if it `prints_tap`, all that it reports are.
+    Node { arguments: &'static [&'static str], prints_tap: bool },
 }
 
 /// In the order in which they run: what is quick to know first.
@@ -97,6 +99,20 @@ pub(crate) const SUITES: &[Suite] = &[
         tests_min: 1,
         work: Work::Program { binary: "bro", arguments: &["demo"], expected: &["p50", "p99"] },
     },
+    Suite {
+        name: "node-lint",
+        about: "the Node package and its examples: types and formatting",
+        watchdog_s: 600,
+        tests_min: 1,
+        work: Work::Node { arguments: &["lint"], prints_tap: false },
+    },
+    Suite {
+        name: "node",
+        about: "the Node package, built, packed and installed into an empty project",
+        watchdog_s: 3600,
+        tests_min: 620,
+        work: Work::Node { arguments: &[], prints_tap: true },
+    },
 ];
 
 /// The tests of one crate.
@@ -132,7 +148,9 @@ pub(crate) const CRATES: &[CrateTests] = &[
     CrateTests::new("bro-fuzz", 8),
     CrateTests::new("bro", 18).with_bro(),
     CrateTests::new("bro-bench", 0),
-    CrateTests::new("xtask", 31),
+    // Needs a running Node: its tests are the suite `node`.
+    CrateTests::new("bro-node", 0),
+    CrateTests::new("xtask", 35),
 ];
 
 /// Tests that may be left out: crate, test, reason. Any other ignored test is a failure.

@@ -14,7 +14,7 @@ use crate::report::Report;
 use crate::suites::{CRATES, CrateTests, SUITES, Suite, Work};
 use crate::watched::{self, End};
 use crate::workspace::{Workspace, cargo, clear_package_variables};
-use crate::{licences, tidy};
+use crate::{licences, tap, tidy};
 
 /// Runs all suites, or those that `only` names; true when everything passed.
 pub(crate) fn run(only: &[String]) -> Result<bool> {
@@ -161,6 +161,18 @@ impl Run {
                 let missing = expected.iter().find(|text| !output.contains(**text));
                 let missing = missing.map(|text| format!("`{text}` is not in its output"));
                 report.one(end.failure().or(missing));
+            }
+            Work::Node { arguments, prints_tap } => {
+                let mut command = outside_of_cargo(Path::new("node"));
+                command.current_dir(self.workspace.root.join("bindings/node")).arg("scripts/test.mjs").args(*arguments);
+                let (end, output) = self.watched(suite.name, &mut command, watchdog)?;
+                if *prints_tap {
+                    report.add(suite.name, suite.name, &tap::read(&output), end.failure());
+                    report.show(&tap::explanation(&output));
+                } else {
+                    report.show(&output);
+                    report.one(end.failure());
+                }
             }
             Work::Tests => unreachable!("has a report for every crate"),
         }

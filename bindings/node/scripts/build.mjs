@@ -2,7 +2,7 @@
 //
 // native:     the addon and the `bro` command, by cargo, into prebuilt/<platform>/
 // typescript: src/ into dist/, with a wrapper so that `import` and `require` give the same classes
-import { execFileSync } from "node:child_process";
+import { execFileSync, spawnSync } from "node:child_process";
 import { chmodSync, copyFileSync, existsSync, mkdirSync, renameSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { join } from "node:path";
@@ -40,8 +40,15 @@ function place(file, name) {
   const target = join(binaries, name);
   copyFileSync(file, `${target}.new`);
   chmodSync(`${target}.new`, 0o755);
+  stripDebug(`${target}.new`);
   renameSync(`${target}.new`, target);
   console.log(`built ${target}`);
+}
+
+/** Takes out what only debuggers read, most of the file. Where there is no such tool the file is larger, and works. */
+function stripDebug(file) {
+  if (process.platform === "win32") return;
+  spawnSync("strip", [process.platform === "darwin" ? "-S" : "--strip-debug", file], { stdio: "ignore" });
 }
 
 function buildTypescript() {

@@ -20,8 +20,8 @@ function stage() {
   const reduced = manifest.replace(/^members = \[[^\]]*\]/m, list).replace(/^default-members = .*$/m, "");
   writeFileSync(join(staged, "Cargo.toml"), reduced);
   cpSync(join(checkout, "Cargo.lock"), join(staged, "Cargo.lock"));
-  // Drops the packages that only the left out members need, and changes nothing else.
-  execFileSync(process.env.CARGO ?? "cargo", ["metadata", "--format-version", "1", "--offline"], {
+  // Drops the packages that only the left out members need, and changes nothing else. Needs no crate downloaded.
+  execFileSync(process.env.CARGO ?? "cargo", ["update", "--workspace", "--offline", "--quiet"], {
     cwd: staged,
     stdio: ["ignore", "ignore", "inherit"],
     maxBuffer: 1 << 28,
@@ -29,7 +29,8 @@ function stage() {
 }
 
 function isSource(path) {
-  return !/[\\/](target|node_modules|tests|benches|examples)$/.test(path);
+  // Also tests and examples: manifests may name them.
+  return !/[\\/](target|node_modules)$/.test(path);
 }
 
 /** The folders of these members and of all members that they depend on. */

@@ -5,7 +5,17 @@
 // in test/, such as `calls.test.mjs`; without any, all are run. `--keep` leaves the project where it is.
 // `node scripts/test.mjs lint` checks the sources instead: biome and tsc.
 import { execFileSync, spawnSync } from "node:child_process";
-import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { basename, dirname, join } from "node:path";
 import { checkout, packageFolder } from "./paths.mjs";
@@ -38,7 +48,11 @@ function lint() {
     ["biome", "ci", "--colors=off", `--config-path=${packageFolder}`, join(checkout, "examples/node")],
   ];
   for (const [command, ...args] of checks) {
-    execFileSync(join(bin, command), args, { cwd: packageFolder, stdio: ["ignore", "inherit", "inherit"] });
+    const { status } = spawnSync(join(bin, command), args, {
+      cwd: packageFolder,
+      stdio: ["ignore", "inherit", "inherit"],
+    });
+    if (status !== 0) process.exitCode = 1;
   }
 }
 
@@ -48,7 +62,10 @@ function test() {
   const unstaged = flags.includes("--no-build") ? ["--ignore-scripts"] : [];
   const folder = mkdtempSync(join(tmpdir(), "ipc-bro-package-"));
   try {
-    const tarball = join(folder, JSON.parse(npm(packageFolder, "pack", "--json", "--pack-destination", folder, ...unstaged))[0].filename);
+    const tarball = join(
+      folder,
+      JSON.parse(npm(packageFolder, "pack", "--json", "--pack-destination", folder, ...unstaged))[0].filename,
+    );
     const project = join(folder, "project");
     makeProject(project, tarball);
     // A second copy of the package, elsewhere: programs may end up with two.

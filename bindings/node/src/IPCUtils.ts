@@ -15,7 +15,6 @@ let defaultSerializer: Serializer = "json";
  * The building blocks of protocol v1, for programs that look into messages or speak the protocol by themselves.
  * `IPCClient` and `IPCServer` need none of them.
  */
-// biome-ignore lint/complexity/noStaticOnlyClass: the documented API is a class of static methods.
 export class IPCUtils {
   /** Chooses the encoding that {@link IPCUtils.serialize} uses when it is not told. */
   static setSerializer(serializer: Serializer): void {
@@ -23,7 +22,6 @@ export class IPCUtils {
   }
 
   /** Encodes a message with its length in front. Throws `SERIALIZATION_FAILED` or `PAYLOAD_TOO_LARGE`. */
-  // biome-ignore lint/suspicious/noExplicitAny: any message, also of types to come.
   static serialize(message: IPCMessage | any, serializer: Serializer = defaultSerializer): Buffer {
     const body = encodeValue(message, serializer);
     if (body.length > FRAME_BYTES_MAX) {
@@ -39,7 +37,6 @@ export class IPCUtils {
   }
 
   /** Decodes one message with its length in front, of either encoding. Throws `DESERIALIZATION_FAILED`. */
-  // biome-ignore lint/suspicious/noExplicitAny: any message.
   static deserialize(buffer: Buffer): any {
     if (!IPCUtils.hasCompleteMessage(buffer)) {
       throw new IPCError("the buffer ends in the middle of a message", IPCErrorCode.DESERIALIZATION_FAILED);
@@ -65,7 +62,6 @@ export class IPCUtils {
    * Takes all whole messages from the front of a buffer. Keep `remaining` and put what arrives next behind it.
    * Throws `PAYLOAD_TOO_LARGE` when a length is announced that no gateway accepts.
    */
-  // biome-ignore lint/suspicious/noExplicitAny: any messages.
   static splitMessages(buffer: Buffer): { messages: any[]; remaining: Buffer } {
     const messages: unknown[] = [];
     let rest = buffer;
@@ -113,7 +109,6 @@ export class IPCUtils {
   }
 
   /** Whether this is a context; throws `INVALID_CONTEXT` with the reason when it is not. */
-  // biome-ignore lint/suspicious/noExplicitAny: anything can be asked about.
   static validateContext(context: any): context is IPCContext {
     const invalid = (why: string): never => {
       throw new IPCError(why, IPCErrorCode.INVALID_CONTEXT);
@@ -144,13 +139,11 @@ export class IPCUtils {
   }
 
   /** A CALL message with a new id. */
-  // biome-ignore lint/suspicious/noExplicitAny: payloads are the user's own.
   static createCallMessage(from: string, to: string, method: string, params: any, context: IPCContext): CallMessage {
     return { type: "CALL", id: IPCUtils.generateId(), from, to, method, params, context };
   }
 
   /** The RESPONSE that ends a call well. */
-  // biome-ignore lint/suspicious/noExplicitAny: payloads are the user's own.
   static createSuccessResponse(originalCall: CallMessage, data: any): ResponseMessage {
     return { ...answering(originalCall), status: "success", data };
   }
@@ -168,7 +161,6 @@ export class IPCUtils {
   }
 
   /** Whether this is a message; throws `INVALID_MESSAGE` with the reason when it is not. */
-  // biome-ignore lint/suspicious/noExplicitAny: anything can be asked about.
   static validateMessage(message: any): message is IPCMessage {
     if (typeof message !== "object" || message === null) {
       throw new IPCError("a message is an object", IPCErrorCode.INVALID_MESSAGE);
@@ -191,7 +183,6 @@ export class IPCUtils {
   }
 
   /** A message in one line; payloads longer than `maxLength` characters are cut. */
-  // biome-ignore lint/suspicious/noExplicitAny: any message.
   static formatMessageForLog(message: any, maxLength = 100): string {
     const cut: Record<string, unknown> = { ...message };
     for (const field of ["params", "data"]) {

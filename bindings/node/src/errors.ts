@@ -53,10 +53,8 @@ export class IPCError extends Error {
   /** For programs: an {@link IPCErrorCode}, or a code of the callee's own. */
   readonly code: string;
   /** What else is known: for a failed call `{ service, method, remoteStack }`, as far as they apply. */
-  // biome-ignore lint/suspicious/noExplicitAny: the documented signature.
   readonly details?: any;
 
-  // biome-ignore lint/suspicious/noExplicitAny: the documented signature.
   constructor(message: string, code: string, details?: any) {
     super(message);
     this.name = "IPCError";

@@ -47,7 +47,7 @@ export type Dispatch = (
 
 /** Numbers in a record: kind with flags, three that depend on the kind, offset and length of a msgpack value. */
 export const RECORD_INTS = 6;
-export enum RecordKind {
+export const enum RecordKind {
   /** slot, generation. Elements: the request id if wanted, the result. */
   Result = 1,
   /** slot, generation. Elements: the request id if wanted, the error. */
@@ -62,7 +62,7 @@ export enum RecordKind {
 
 /** Numbers of a command; see `native/src/commands.rs`. */
 export const COMMAND_INTS = 10;
-export enum CommandKind {
+export const enum CommandKind {
   Call = 1,
   Result = 2,
   Failure = 3,
@@ -70,7 +70,7 @@ export enum CommandKind {
 }
 
 /** Flags beside the kind, of records and commands alike. */
-export enum Flag {
+export const enum Flag {
   KindMask = 0xff,
   /** There is no value. */
   Absent = 1 << 8,

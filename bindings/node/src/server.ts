@@ -7,7 +7,7 @@ import type { IPCServerConfig, IPCServerEvents, Serializer, ServiceEntry } from 
 const asyncDispose: typeof Symbol.asyncDispose = Symbol.asyncDispose ?? Symbol("Symbol.asyncDispose");
 
 /** What the gateway reports, in bits; the same numbers as in the native side. */
-enum Reported {
+const enum Reported {
   Connections = 1,
   Services = 2,
   Calls = 4,

@@ -31,7 +31,6 @@ export interface BaseMessage {
 export interface CallMessage extends BaseMessage {
   type: "CALL";
   method: string;
-  // biome-ignore lint/suspicious/noExplicitAny: payloads are the user's own; the documented API says any.
   params: any;
   context: IPCContext;
 }
@@ -50,7 +49,6 @@ export interface ErrorPayload {
 export interface ResponseMessage extends BaseMessage {
   type: "RESPONSE";
   status: ResponseStatus;
-  // biome-ignore lint/suspicious/noExplicitAny: see CallMessage.
   data?: any;
   error?: ErrorPayload;
   context: IPCContext;
@@ -172,7 +170,6 @@ export interface CallOptions {
 }
 
 /** A function that answers calls. What it returns, or what its promise resolves to, goes to the caller. */
-// biome-ignore lint/suspicious/noExplicitAny: the documented signature.
 export type MethodHandler = (params: any, context: IPCContext) => Promise<any> | any;
 
 /** Handlers by method name. */

@@ -3,7 +3,19 @@ import assert from "node:assert/strict";
 import { getEventListeners } from "node:events";
 import { describe, test } from "node:test";
 import { IPCClient, IPCError } from "ipc-bro";
-import { atEnd, codeOf, collect, connect, MIXES, next, pathOf, rejection, sleep, startGateway, until } from "./support/ipc.mjs";
+import {
+  atEnd,
+  codeOf,
+  collect,
+  connect,
+  MIXES,
+  next,
+  pathOf,
+  rejection,
+  sleep,
+  startGateway,
+  until,
+} from "./support/ipc.mjs";
 
 /** "user" with a few methods, and "order". */
 async function pair(t, methods, { caller, callee, ...config } = {}) {
@@ -18,7 +30,10 @@ const never = () => new Promise(() => {});
 describe("options of a call", () => {
   test("timeout ends this call alone", async (t) => {
     const { order } = await pair(t, { never, soon: () => sleep(150).then(() => "done") });
-    const [short, long] = [codeOf(order.call("user", "never", null, { timeout: 40 })), order.call("user", "soon", null)];
+    const [short, long] = [
+      codeOf(order.call("user", "never", null, { timeout: 40 })),
+      order.call("user", "soon", null),
+    ];
     assert.equal(await short, "TIMEOUT");
     assert.equal(await long, "done");
   });
@@ -94,11 +109,15 @@ describe("options of a call", () => {
 for (const mix of MIXES) {
   describe(`errors, ${mix.name}`, () => {
     test("a handler's message and code arrive, and its stack is at hand", async (t) => {
-      const { order } = await pair(t, {
-        async fail() {
-          throw Object.assign(new Error("no such user"), { code: "USER_GONE" });
+      const { order } = await pair(
+        t,
+        {
+          async fail() {
+            throw Object.assign(new Error("no such user"), { code: "USER_GONE" });
+          },
         },
-      }, mix);
+        mix,
+      );
       const error = await rejection(order.call("user", "fail", {}));
       assert.ok(error instanceof IPCError && error instanceof Error);
       assert.deepEqual([error.message, error.code], ["no such user", "USER_GONE"]);
@@ -106,28 +125,56 @@ for (const mix of MIXES) {
     });
 
     test("without a code it is EXECUTION_FAILED", async (t) => {
-      const { order } = await pair(t, {
-        fail() {
-          throw new TypeError("oops");
+      const { order } = await pair(
+        t,
+        {
+          fail() {
+            throw new TypeError("oops");
+          },
         },
-      }, mix);
+        mix,
+      );
       const error = await rejection(order.call("user", "fail", {}));
       assert.deepEqual([error.message, error.code], ["oops", "EXECUTION_FAILED"]);
     });
 
     test("whatever is thrown, its caller is told", async (t) => {
       const throws = {
-        string: () => { throw "text"; },
-        undefined: () => { throw undefined; },
+        string: () => {
+          throw "text";
+        },
+        undefined: () => {
+          throw undefined;
+        },
         null: () => Promise.reject(null),
-        number: () => { throw 42; },
-        object: () => { throw { message: "like an error", code: "LIKE" }; },
-        symbol: () => { throw Symbol("s"); },
-        empty: () => { throw new Error(""); },
-        numericCode: () => { throw Object.assign(new Error("e"), { code: 11 }); },
-        nasty: () => { throw Object.defineProperty(new Error("x"), "message", { get() { throw new Error("again"); } }); },
-        bareObject: () => { throw Object.create(null); },
-        ipcError: () => { throw new IPCError("mine", "MINE"); },
+        number: () => {
+          throw 42;
+        },
+        object: () => {
+          throw { message: "like an error", code: "LIKE" };
+        },
+        symbol: () => {
+          throw Symbol("s");
+        },
+        empty: () => {
+          throw new Error("");
+        },
+        numericCode: () => {
+          throw Object.assign(new Error("e"), { code: 11 });
+        },
+        nasty: () => {
+          throw Object.defineProperty(new Error("x"), "message", {
+            get() {
+              throw new Error("again");
+            },
+          });
+        },
+        bareObject: () => {
+          throw Object.create(null);
+        },
+        ipcError: () => {
+          throw new IPCError("mine", "MINE");
+        },
       };
       const { order } = await pair(t, throws, mix);
       const expected = { string: "text", number: "42", object: "like an error", ipcError: "mine", empty: "" };
@@ -145,10 +192,15 @@ for (const mix of MIXES) {
     test("what cannot be sent is refused where it stands", async (t) => {
       const cycle = {};
       cycle.self = cycle;
-      const { order } = await pair(t, { cycle: () => cycle, fun: () => () => {}, symbol: () => Symbol("s"), echo: (n) => n }, mix);
+      const { order } = await pair(
+        t,
+        { cycle: () => cycle, fun: () => () => {}, symbol: () => Symbol("s"), echo: (n) => n },
+        mix,
+      );
       const error = await rejection(order.call("user", "cycle", null));
       if (mix.callee === "json") assert.equal(error.code, "SERIALIZATION_FAILED");
-      for (const name of ["fun", "symbol"]) assert.equal(await codeOf(order.call("user", name, null)), "SERIALIZATION_FAILED", name);
+      for (const name of ["fun", "symbol"])
+        assert.equal(await codeOf(order.call("user", name, null)), "SERIALIZATION_FAILED", name);
       if (mix.caller === "json") assert.equal(await codeOf(order.call("user", "echo", cycle)), "SERIALIZATION_FAILED");
       for (const value of [() => {}, Symbol("s")]) {
         assert.equal(await codeOf(order.call("user", "echo", value)), "SERIALIZATION_FAILED");
@@ -167,7 +219,11 @@ describe("errors", () => {
   });
 
   test("toJSON, getters and proxies that throw are the caller's to know", async (t) => {
-    const throwing = { toJSON() { throw new Error("not this way"); } };
+    const throwing = {
+      toJSON() {
+        throw new Error("not this way");
+      },
+    };
     const { order } = await pair(t, { give: () => throwing, echo: (n) => n });
     assert.match((await rejection(order.call("user", "give", null))).message, /not this way/);
     assert.match((await rejection(order.call("user", "echo", throwing))).message, /not this way/);
@@ -175,7 +231,13 @@ describe("errors", () => {
 
   test("a call that fails before it is sent rejects, it does not throw", async (t) => {
     const { order } = await pair(t, {});
-    for (const [service, method] of [[7, "m"], ["user", undefined], [null, null], ["", "m"], ["user", "x".repeat(300)]]) {
+    for (const [service, method] of [
+      [7, "m"],
+      ["user", undefined],
+      [null, null],
+      ["", "m"],
+      ["user", "x".repeat(300)],
+    ]) {
       const promise = order.call(service, method, null);
       assert.ok(promise instanceof Promise);
       assert.equal(typeof (await codeOf(promise)), "string");
@@ -190,6 +252,30 @@ describe("errors", () => {
     assert.equal(await order.call("user", "echo", 1), 1);
   });
 });
+
+for (const { caller, callee, name } of MIXES) {
+  test(`errors of unusual size and content harm no connection, ${name}`, async (t) => {
+    const odd = {
+      longMessage: new Error("m".repeat(1 << 20)),
+      longCode: Object.assign(new Error("long code"), { code: "C".repeat(100_000) }),
+      oddCode: Object.assign(new Error("odd code"), { code: "\u0000\n\ud800 \u2028 ☃" }),
+      oddMessage: new Error('\ud800 " \\ \u0000 \u2028'),
+      longStack: Object.assign(new Error("long stack"), { stack: "s".repeat(10 << 20) }),
+      oddStack: Object.assign(new Error("odd stack"), { stack: { not: "text" } }),
+      oddName: Object.assign(new Error("odd name"), { name: Symbol("name") }),
+    };
+    const methods = Object.fromEntries(Object.keys(odd).map((key) => [key, () => Promise.reject(odd[key])]));
+    const { order } = await pair(t, { ...methods, echo: (n) => n }, { caller, callee });
+    const lost = collect(order, "disconnected");
+    for (const key of Object.keys(odd)) {
+      const error = await rejection(order.call("user", key, null));
+      assert.ok(error instanceof IPCError, key);
+      assert.ok(!["CONNECTION_LOST", "NOT_CONNECTED", "TIMEOUT"].includes(error.code), `${key}: ${error.code}`);
+      assert.equal(await order.call("user", "echo", 1), 1);
+    }
+    assert.deepEqual(lost, []);
+  });
+}
 
 describe("handlers", () => {
   test("that never settle hold up nobody", async (t) => {
@@ -212,8 +298,18 @@ describe("handlers", () => {
     const { order } = await pair(t, {
       thenable: () => ({ then: (resolve) => resolve("from a thenable") }),
       realm: () => vm.runInNewContext("Promise.resolve([1, { a: 'x' }])"),
-      badThenable: () => ({ then: () => { throw new Error("bad then"); } }),
-      twice: () => ({ then: (resolve, reject) => { resolve(1); reject(new Error("no")); resolve(2); } }),
+      badThenable: () => ({
+        then: () => {
+          throw new Error("bad then");
+        },
+      }),
+      twice: () => ({
+        then: (resolve, reject) => {
+          resolve(1);
+          reject(new Error("no"));
+          resolve(2);
+        },
+      }),
     });
     assert.equal(await order.call("user", "thenable", null), "from a thenable");
     assert.deepEqual(await order.call("user", "realm", null), [1, { a: "x" }]);
@@ -231,7 +327,12 @@ describe("handlers", () => {
   });
 
   test("may replace or remove themselves", async (t) => {
-    const { order, user } = await pair(t, { once: () => { user.unregisterMethod("once"); return "only once"; } });
+    const { order, user } = await pair(t, {
+      once: () => {
+        user.unregisterMethod("once");
+        return "only once";
+      },
+    });
     assert.equal(await order.call("user", "once", null), "only once");
     assert.equal(await codeOf(order.call("user", "once", null)), "METHOD_NOT_FOUND");
   });
@@ -247,7 +348,12 @@ describe("handlers", () => {
   });
 
   test("may disconnect their client: the caller is told", async (t) => {
-    const { order, user } = await pair(t, { leave: async () => { await user.disconnect(); return 1; } });
+    const { order, user } = await pair(t, {
+      leave: async () => {
+        await user.disconnect();
+        return 1;
+      },
+    });
     const code = await codeOf(order.call("user", "leave", null));
     assert.ok(["SHUTTING_DOWN", "CONNECTION_LOST"].includes(code), code);
   });
@@ -269,9 +375,11 @@ describe("handlers", () => {
 for (const { caller, callee, name } of MIXES) {
   test(`10,000 calls at once, each with its own answer, ${name}`, async (t) => {
     const { order } = await pair(t, { square: ({ n }) => ({ n, square: n * n }) }, { caller, callee });
-    const calls = Array.from({ length: 10_000 }, (_, n) => order.call("user", "square", { n, pad: "x".repeat(n % 50) }));
+    const calls = Array.from({ length: 10_000 }, (_, n) =>
+      order.call("user", "square", { n, pad: "x".repeat(n % 50) }),
+    );
     const results = await Promise.all(calls);
-    results.forEach((result, n) => assert.deepEqual(result, { n, square: n * n }));
+    for (const [n, result] of results.entries()) assert.deepEqual(result, { n, square: n * n });
     assert.equal(order.getStatus().pendingRequests, 0);
   });
 }
@@ -281,18 +389,30 @@ test("many calls over a pool, with handlers that take different times", async (t
   await connect(t, server, "user", { echo: (n) => sleep(n % 7).then(() => n) }, { poolSize: 4 });
   const order = await connect(t, server, "order", {}, { poolSize: 4 });
   const results = await Promise.all(Array.from({ length: 2000 }, (_, n) => order.call("user", "echo", n)));
-  results.forEach((result, n) => assert.equal(result, n));
+  assert.deepEqual(
+    results,
+    Array.from({ length: 2000 }, (_, n) => n),
+  );
 });
 
 test("calls of one caller to one callee arrive in their order", async (t) => {
   const seen = [];
   const { order } = await pair(t, { see: (n) => void seen.push(n) });
   await Promise.all(Array.from({ length: 3000 }, (_, n) => order.call("user", "see", n)));
-  assert.deepEqual(seen, Array.from({ length: 3000 }, (_, n) => n));
+  assert.deepEqual(
+    seen,
+    Array.from({ length: 3000 }, (_, n) => n),
+  );
 });
 
 test("successes, failures, timeouts and cancellations side by side", async (t) => {
-  const { order } = await pair(t, { echo: (n) => n, fail: () => { throw new Error("no"); }, never });
+  const { order } = await pair(t, {
+    echo: (n) => n,
+    fail: () => {
+      throw new Error("no");
+    },
+    never,
+  });
   const control = new AbortController();
   const calls = Array.from({ length: 400 }, (_, n) => {
     if (n % 4 === 0) return order.call("user", "echo", n);
@@ -302,7 +422,10 @@ test("successes, failures, timeouts and cancellations side by side", async (t) =
   });
   setTimeout(() => control.abort(), 30);
   const expected = (n) => [n, "EXECUTION_FAILED", "TIMEOUT", "CANCELLED"][n % 4];
-  assert.deepEqual(await Promise.all(calls), Array.from({ length: 400 }, (_, n) => expected(n)));
+  assert.deepEqual(
+    await Promise.all(calls),
+    Array.from({ length: 400 }, (_, n) => expected(n)),
+  );
 });
 
 describe("a typed façade", () => {

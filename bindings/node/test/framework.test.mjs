@@ -143,7 +143,11 @@ describe("subclasses", () => {
     assert.ok(local instanceof NotFound && local instanceof IPCError && local instanceof Error);
     assert.equal(local.name, "NotFound");
     const server = await startGateway(t);
-    await connect(t, server, "user", { find: () => { throw new NotFound("Ada"); } });
+    await connect(t, server, "user", {
+      find: () => {
+        throw new NotFound("Ada");
+      },
+    });
     const order = await connect(t, server, "order");
     const error = await rejection(order.call("user", "find", {}));
     assert.ok(error instanceof IPCError);
@@ -204,11 +208,27 @@ test("configuration objects are read once and never changed", async (t) => {
 });
 
 test("undefined options are like absent ones", async (t) => {
-  const server = await startGateway(t, { heartbeatInterval: undefined, timeout: undefined, debug: undefined, serializer: undefined });
-  const client = await connect(t, server, "order", {}, {
-    timeout: undefined, autoReconnect: undefined, reconnectDelay: undefined, heartbeatInterval: undefined, debug: undefined,
-    serializer: undefined, poolSize: undefined,
+  const server = await startGateway(t, {
+    heartbeatInterval: undefined,
+    timeout: undefined,
+    debug: undefined,
+    serializer: undefined,
   });
+  const client = await connect(
+    t,
+    server,
+    "order",
+    {},
+    {
+      timeout: undefined,
+      autoReconnect: undefined,
+      reconnectDelay: undefined,
+      heartbeatInterval: undefined,
+      debug: undefined,
+      serializer: undefined,
+      poolSize: undefined,
+    },
+  );
   assert.ok(client.isConnected());
 });
 

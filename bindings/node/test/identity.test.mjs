@@ -1,14 +1,23 @@
 // The package as npm installs it: one set of classes for import and require, two copies side by side, its files.
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
-import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { cpSync, existsSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { describe, test } from "node:test";
 import { pathToFileURL } from "node:url";
 import * as imported from "ipc-bro";
 import { startNode } from "./support/children.mjs";
-import { codeOf, connect, freePath, pathOf, rejection, startGateway, until } from "./support/ipc.mjs";
+import {
+  codeOf,
+  connect,
+  freePath,
+  pathOf,
+  rejection,
+  startGateway,
+  folder as temporaryFolder,
+  until,
+} from "./support/ipc.mjs";
 
 const require = createRequire(import.meta.url);
 const required = require("ipc-bro");
@@ -63,7 +72,10 @@ describe("two copies of the package in one process", () => {
     await server.start();
     const client = await connect(t, server, "order", { echo: (value) => value });
     assert.deepEqual(await client.call("order", "echo", [1]), [1]);
-    assert.equal(await codeOf(new imported.IPCServer({ socketPath: pathOf(server) }).start()).then((code) => typeof code), "string");
+    assert.equal(
+      await codeOf(new imported.IPCServer({ socketPath: pathOf(server) }).start()).then((code) => typeof code),
+      "string",
+    );
     await client.disconnect();
     await server.stop();
   });
@@ -73,7 +85,8 @@ describe("the package", () => {
   test("has no dependencies and no install scripts", () => {
     assert.equal(manifest.name, "ipc-bro");
     assert.deepEqual(Object.keys(manifest.dependencies ?? {}), []);
-    for (const script of ["preinstall", "install", "postinstall"]) assert.equal(manifest.scripts?.[script], undefined, script);
+    for (const script of ["preinstall", "install", "postinstall"])
+      assert.equal(manifest.scripts?.[script], undefined, script);
     assert.match(manifest.engines.node, />=\s*18/);
     assert.equal(manifest.license, "MIT");
   });
@@ -93,10 +106,29 @@ describe("the package", () => {
       assert.ok(["function", "object"].includes(typeof imported[name]), name);
     }
     const functions = [
-      "serialize", "deserialize", "readMessageLength", "hasCompleteMessage", "splitMessages", "generateId", "generateRootId",
-      "createContext", "extendContext", "validateContext", "isDeadlineExceeded", "getRemainingTime", "calculateDeadline",
-      "createCallMessage", "createSuccessResponse", "createErrorResponse", "validateMessage", "isMaxDepthExceeded",
-      "formatMessageForLog", "formatContext", "calculateBackoff", "sleep", "createTimeoutPromise",
+      "serialize",
+      "deserialize",
+      "readMessageLength",
+      "hasCompleteMessage",
+      "splitMessages",
+      "generateId",
+      "generateRootId",
+      "createContext",
+      "extendContext",
+      "validateContext",
+      "isDeadlineExceeded",
+      "getRemainingTime",
+      "calculateDeadline",
+      "createCallMessage",
+      "createSuccessResponse",
+      "createErrorResponse",
+      "validateMessage",
+      "isMaxDepthExceeded",
+      "formatMessageForLog",
+      "formatContext",
+      "calculateBackoff",
+      "sleep",
+      "createTimeoutPromise",
     ];
     for (const name of functions) assert.equal(typeof imported.IPCUtils[name], "function", name);
   });
@@ -106,13 +138,15 @@ describe("the package", () => {
     assert.ok(existsSync(bin));
     const output = execFileSync(process.execPath, [bin, "--version"], { encoding: "utf8" });
     assert.match(output, /\d+\.\d+\.\d+/);
-    assert.ok(existsSync(join(folder, "../.bin/bro")) || existsSync(join(folder, "../../second/node_modules/.bin/bro")));
+    assert.ok(
+      existsSync(join(folder, "../.bin/bro")) || existsSync(join(folder, "../../second/node_modules/.bin/bro")),
+    );
   });
 
   test("the bro command lists the services of a gateway of this package", async (t) => {
     const server = await startGateway(t);
     await connect(t, server, "order");
-    const bro = startNode(t, [join(folder, manifest.bin.bro), "services", "--socket", pathOf(server)]);
+    const bro = startNode(t, [join(folder, manifest.bin.bro), "ls", "--socket", pathOf(server)]);
     const { code, stdout, stderr } = await bro.exit;
     assert.equal(code, 0, stderr);
     assert.match(stdout, /order/);
@@ -134,7 +168,15 @@ describe("the package", () => {
     assert.equal(stdout, "ok-");
   });
 
-  test("works under a module path with spaces and letters of all kinds", async () => {
-    assert.equal(typeof (await import(pathToFileURL(join(folder, "dist/index.mjs")).href)).IPCClient, "function");
+  test("works from a path with spaces and letters of all kinds, and after its source was removed", async (t) => {
+    const elsewhere = join(temporaryFolder(t), "ž paths/with %20 # and 語");
+    cpSync(folder, elsewhere, { recursive: true });
+    const { IPCClient, IPCError } = await import(pathToFileURL(join(elsewhere, "dist/index.mjs")).href);
+    const server = await startGateway(t);
+    const client = new IPCClient({ serviceName: "far", gatewayPath: pathOf(server) });
+    await client.connect();
+    rmSync(elsewhere, { recursive: true });
+    assert.ok((await rejection(client.call("nobody", "x", {}))) instanceof IPCError);
+    await client.disconnect();
   });
 });

@@ -9,20 +9,29 @@ import { atEnd, codeOf, collect, connect, freePath, next, pathOf, sleep, startGa
 
 describe("a process ends by itself", () => {
   const lives = {
-    "import alone": [], "require alone": [], "never connected": [], "never started": [], "gateway stopped": [],
+    "import alone": [],
+    "require alone": [],
+    "never connected": [],
+    "never started": [],
+    "gateway stopped": [],
     "everything closed": ["called"],
     "calls pending": ["CONNECTION_LOST"],
-    "disconnect not awaited": [], "disconnect while reconnecting": [],
+    "disconnect not awaited": [],
+    "disconnect while reconnecting": [],
     "connect failed": ["CONNECTION_FAILED"],
     "lost for good": [],
     "await using": ["false false"],
-    "nothing awaited": [], "failed calls only": [],
+    "nothing awaited": [],
+    "failed calls only": [],
   };
   for (const [life, printed] of Object.entries(lives)) {
     test(life, async (t) => {
       const path = freePath(t);
       const { code, signal, lines, stderr } = await start(t, "whole-life.mjs", life, path).exit;
-      assert.deepEqual({ code, signal, lines, stderr }, { code: 0, signal: null, lines: [...printed, "end"], stderr: "" });
+      assert.deepEqual(
+        { code, signal, lines, stderr },
+        { code: 0, signal: null, lines: [...printed, "end"], stderr: "" },
+      );
       assert.equal(existsSync(path), false, "the socket file is gone");
     });
   }
@@ -48,18 +57,35 @@ describe("a process ends by itself", () => {
 
 describe("an exception in a listener surfaces as uncaughtException and wedges nothing", () => {
   const events = [
-    ["server", "started"], ["server", "stopped"], ["server", "connection"], ["server", "service-registered"],
-    ["server", "service-disconnected"], ["server", "call-routed"], ["server", "response-routed"], ["server", "log"],
-    ["user", "connected"], ["user", "registered"], ["user", "disconnected"], ["user", "method-executed"], ["user", "log"],
-    ["order", "response-received"], ["order", "gateway-error"],
+    ["server", "started"],
+    ["server", "stopped"],
+    ["server", "connection"],
+    ["server", "service-registered"],
+    ["server", "service-disconnected"],
+    ["server", "call-routed"],
+    ["server", "response-routed"],
+    ["server", "log"],
+    ["user", "connected"],
+    ["user", "registered"],
+    ["user", "disconnected"],
+    ["user", "method-executed"],
+    ["user", "log"],
+    ["order", "response-received"],
+    ["order", "gateway-error"],
   ];
   for (const [thrower, event] of events) {
     test(`${event} of ${thrower}`, async (t) => {
       const { code, lines, stderr } = await start(t, "thrower.mjs", freePath(t), thrower, event).exit;
       assert.equal(code, 0, stderr);
       assert.ok(lines.includes("uncaught mine"), lines.join());
-      assert.deepEqual(lines.filter((line) => !line.startsWith("uncaught")), ["answers 100", "end"]);
-      assert.ok(lines.every((line) => !line.startsWith("uncaught") || line === "uncaught mine"), lines.join());
+      assert.deepEqual(
+        lines.filter((line) => !line.startsWith("uncaught")),
+        ["answers 100", "end"],
+      );
+      assert.ok(
+        lines.every((line) => !line.startsWith("uncaught") || line === "uncaught mine"),
+        lines.join(),
+      );
     });
   }
 
@@ -99,7 +125,13 @@ describe("deaths of others", () => {
     const path = freePath(t);
     let gateway = start(t, "gateway.mjs", path);
     await gateway.printed("ready");
-    const user = await connect(t, path, "user", { echo: (n) => n, never: () => new Promise(() => {}) }, { reconnectDelay: 20 });
+    const user = await connect(
+      t,
+      path,
+      "user",
+      { echo: (n) => n, never: () => new Promise(() => {}) },
+      { reconnectDelay: 20 },
+    );
     const order = await connect(t, path, "order", {}, { reconnectDelay: 20, timeout: 600_000 });
     for (let round = 0; round < 3; round++) {
       const call = codeOf(order.call("user", "never", null));
@@ -179,7 +211,8 @@ describe("other kinds of processes", () => {
       client.connect().then(() => client.call("echo", "echo", [1])).then((v) => { console.log(v); return client.disconnect(); });`;
     const server = await startGateway(t);
     await connect(t, server, "echo", { echo: (value) => value });
-    const { code, stdout } = await startNode(t, ["-e", script, pathOf(server)], { cwd: import.meta.dirname ?? "." }).exit;
+    const { code, stdout } = await startNode(t, ["-e", script, pathOf(server)], { cwd: import.meta.dirname ?? "." })
+      .exit;
     assert.deepEqual([code, stdout], [0, "[ 1 ]"]);
   });
 });
@@ -187,10 +220,12 @@ describe("other kinds of processes", () => {
 describe("one process", () => {
   test("may hold many gateways and many clients", async (t) => {
     const servers = await Promise.all(Array.from({ length: 5 }, () => startGateway(t)));
-    const pairs = await Promise.all(servers.map(async (server, n) => {
-      await connect(t, server, "user", { where: () => n });
-      return await connect(t, server, "order");
-    }));
+    const pairs = await Promise.all(
+      servers.map(async (server, n) => {
+        await connect(t, server, "user", { where: () => n });
+        return await connect(t, server, "order");
+      }),
+    );
     assert.deepEqual(await Promise.all(pairs.map((order) => order.call("user", "where", null))), [0, 1, 2, 3, 4]);
   });
 
@@ -198,7 +233,9 @@ describe("one process", () => {
     const count = () => readdirSync("/proc/self/fd").length;
     const round = async () => {
       const server = await startGateway(t);
-      const clients = await Promise.all(Array.from({ length: 10 }, (_, n) => connect(t, server, `c${n}`, {}, { poolSize: 2 })));
+      const clients = await Promise.all(
+        Array.from({ length: 10 }, (_, n) => connect(t, server, `c${n}`, {}, { poolSize: 2 })),
+      );
       await Promise.all(clients.map((client) => client.disconnect()));
       await server.stop();
     };
@@ -243,11 +280,20 @@ describe("one process", () => {
     const order = await connect(t, server, "order");
     const call = (n) => order.call("user", "echo", n);
     const ways = [
-      (go) => go(), queueMicrotask, process.nextTick, setImmediate, (go) => setTimeout(go, 0), (go) => setTimeout(go, 3),
-      (go) => Promise.resolve().then(go), (go) => setImmediate(() => queueMicrotask(go)),
+      (go) => go(),
+      queueMicrotask,
+      process.nextTick,
+      setImmediate,
+      (go) => setTimeout(go, 0),
+      (go) => setTimeout(go, 3),
+      (go) => Promise.resolve().then(go),
+      (go) => setImmediate(() => queueMicrotask(go)),
     ];
     const results = ways.map((way, n) => new Promise((resolve) => way(() => resolve(call(n)))));
-    assert.deepEqual(await Promise.all(results), ways.map((_, n) => n));
+    assert.deepEqual(
+      await Promise.all(results),
+      ways.map((_, n) => n),
+    );
   });
 
   test("events keep coming after thousands of connects", async (t) => {

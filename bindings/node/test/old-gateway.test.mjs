@@ -97,7 +97,11 @@ describe("ERROR frames of an old gateway", () => {
 describe("what else an old gateway does", () => {
   test("a callee that dies is never reported: calls end with their timeout", async (t) => {
     const gateway = await startOld(t);
-    const callee = new OldProgram({ path: gateway.path, name: "user", methods: { never: () => new Promise(() => {}) } });
+    const callee = new OldProgram({
+      path: gateway.path,
+      name: "user",
+      methods: { never: () => new Promise(() => {}) },
+    });
     atEnd(t, () => callee.close());
     await callee.connect();
     const order = await connect(t, gateway.path, "order", {}, { timeout: 200 });

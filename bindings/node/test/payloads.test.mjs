@@ -1,20 +1,42 @@
 // What values become on their way, for each serializer and each mix of them.
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
-import { codeOf, connect, MIXES, startGateway, until } from "./support/ipc.mjs";
+import { codeOf, collect, connect, MIXES, startGateway } from "./support/ipc.mjs";
 
 const SAME = {
   null: null,
   booleans: [true, false],
-  integers: [0, 1, -1, 127, 128, -129, 65_536, 2 ** 31 - 1, -(2 ** 31), 2 ** 32 - 1, 2 ** 32, Number.MAX_SAFE_INTEGER, Number.MIN_SAFE_INTEGER],
+  integers: [
+    0,
+    1,
+    -1,
+    127,
+    128,
+    -129,
+    65_536,
+    2 ** 31 - 1,
+    -(2 ** 31),
+    2 ** 32 - 1,
+    2 ** 32,
+    Number.MAX_SAFE_INTEGER,
+    Number.MIN_SAFE_INTEGER,
+  ],
   floats: [0.1, -1.5, 1e300, 5e-324, 1.7976931348623157e308],
   "empty things": ["", [], {}],
   text: "plain",
   "text that needs escapes": 'quote " backslash \\ slash / newline \n tab \t nul \u0000 \u2028 \u2029 \u007f',
   "text of many scripts": "žluťoučký 日本語 עברית 🦀 é 👩‍👩‍👧‍👦",
   "a string that looks like JSON": '{"type":"CALL","id":"x"}',
-  "keys of all sorts": { "": 1, "a b": 2, "ž": 3, "🦀": 4, constructor: 5, toString: 6, "0": 7 },
-  "keys like a message's": { type: "RESPONSE", id: "x", from: "y", to: "z", status: "error", error: { message: "m" }, context: {} },
+  "keys of all sorts": { "": 1, "a b": 2, ž: 3, "🦀": 4, constructor: 5, toString: 6, 0: 7 },
+  "keys like a message's": {
+    type: "RESPONSE",
+    id: "x",
+    from: "y",
+    to: "z",
+    status: "error",
+    error: { message: "m" },
+    context: {},
+  },
   nested: { a: [{ b: [{ c: [[[1]]] }] }] },
   "an array of mixed values": [1, "two", null, [3], { four: 4 }, false],
   "a long array": Array.from({ length: 70_000 }, (_, n) => n),
@@ -24,17 +46,29 @@ const SAME = {
 async function echoing(t, { caller, callee }) {
   const server = await startGateway(t);
   let seen;
-  const user = await connect(t, server, "user", {
-    echo: (value) => {
-      seen = value;
-      return value;
+  const user = await connect(
+    t,
+    server,
+    "user",
+    {
+      echo: (value) => {
+        seen = value;
+        return value;
+      },
+      kind: (value) => (value === undefined ? "undefined" : Object.prototype.toString.call(value)),
+      nothing: () => {},
+      fresh: (make) => new Function(`return ${make}`)(),
     },
-    kind: (value) => (value === undefined ? "undefined" : Object.prototype.toString.call(value)),
-    nothing: () => {},
-    fresh: (make) => new Function(`return ${make}`)(),
-  }, { serializer: callee });
-  const order = await connect(t, server, "order", {}, { serializer: caller, reconnectDelay: 10 });
-  return { user, order, echo: (value) => order.call("user", "echo", value), call: (method, value) => order.call("user", method, value), seen: () => seen };
+    { serializer: callee },
+  );
+  const order = await connect(t, server, "order", {}, { serializer: caller });
+  return {
+    user,
+    order,
+    echo: (value) => order.call("user", "echo", value),
+    call: (method, value) => order.call("user", method, value),
+    seen: () => seen,
+  };
 }
 
 for (const mix of MIXES) {
@@ -92,7 +126,11 @@ for (const mix of MIXES) {
     test("a Buffer arrives as a Buffer, alone and inside of others", async (t) => {
       const { echo, seen } = await echoing(t, mix);
       const bytes = Buffer.from([0, 1, 2, 127, 128, 254, 255]);
-      for (const [value, pick] of [[bytes, (v) => v], [{ file: { name: "x", bytes } }, (v) => v.file.bytes], [[bytes], (v) => v[0]]]) {
+      for (const [value, pick] of [
+        [bytes, (v) => v],
+        [{ file: { name: "x", bytes } }, (v) => v.file.bytes],
+        [[bytes], (v) => v[0]],
+      ]) {
         const back = pick(await echo(value));
         assert.ok(back instanceof Uint8Array, "is binary");
         assert.deepEqual(Buffer.from(back), bytes);
@@ -184,17 +222,23 @@ for (const mix of MIXES) {
       }
     });
 
-    test("a hundred levels of nesting pass; the gateway refuses many more, and calls go on after that", async (t) => {
-      const { echo, order } = await echoing(t, mix);
+    test("a hundred levels of nesting pass; what is deeper fails alone", async (t) => {
+      const { echo, call, user, order } = await echoing(t, mix);
+      const lost = [collect(user, "disconnected"), collect(order, "disconnected")];
       const deep = (levels) => {
         let value = 1;
         for (let n = 0; n < levels; n++) value = [value];
         return value;
       };
       assert.deepEqual(await echo(deep(100)), deep(100));
-      assert.equal(typeof (await codeOf(echo(deep(1000)))), "string");
-      await until(() => order.isConnected());
-      assert.equal(await echo(1), 1);
+      const beside = echo("beside");
+      assert.equal(await codeOf(echo(deep(1000))), "SERIALIZATION_FAILED");
+      assert.equal(
+        await codeOf(call("fresh", "JSON.parse('['.repeat(1000) + ']'.repeat(1000))")),
+        "SERIALIZATION_FAILED",
+      );
+      assert.equal(await beside, "beside");
+      assert.deepEqual(lost, [[], []]);
     });
 
     test("keys named __proto__ change nobody's prototype", async (t) => {
@@ -211,7 +255,13 @@ for (const mix of MIXES) {
       const value = { list: [1, 2] };
       const back = await echo(value);
       back.list.push(3);
-      assert.deepEqual([value.list, seen().list], [[1, 2], [1, 2]]);
+      assert.deepEqual(
+        [value.list, seen().list],
+        [
+          [1, 2],
+          [1, 2],
+        ],
+      );
     });
 
     test("parameters are taken when call() is called", async (t) => {
@@ -228,7 +278,14 @@ for (const mix of MIXES) {
     test("many values of different sizes in one batch", async (t) => {
       const { echo } = await echoing(t, mix);
       const values = Array.from({ length: 300 }, (_, n) => {
-        const kinds = [n, "x".repeat(n * 250), { n, text: "é".repeat(n * 100) }, Buffer.alloc(n * 30, n), undefined, null];
+        const kinds = [
+          n,
+          "x".repeat(n * 250),
+          { n, text: "é".repeat(n * 100) },
+          Buffer.alloc(n * 30, n),
+          undefined,
+          null,
+        ];
         return kinds[n % kinds.length];
       });
       const back = await Promise.all(values.map(echo));

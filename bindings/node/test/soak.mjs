@@ -26,7 +26,9 @@ process.exitCode = grown ? 1 : 0;
 
 /** Runs `work` for every part of `count`, and compares what is measured after the first quarter with the end. */
 async function phase(name, count, parts, work) {
-  console.log(`${name.padEnd(10)} ${"heap".padStart(10)} ${"external".padStart(10)} ${"RSS".padStart(10)} ${"fds".padStart(5)}`);
+  console.log(
+    `${name.padEnd(10)} ${"heap".padStart(10)} ${"external".padStart(10)} ${"RSS".padStart(10)} ${"fds".padStart(5)}`,
+  );
   const measured = [];
   for (let part = 0; part < parts; part++) {
     const begun = Math.floor((count * part) / parts);
@@ -38,7 +40,11 @@ async function phase(name, count, parts, work) {
   }
   await work(-1);
   const [first, last] = [measured[Math.floor(parts / 4)], measured.at(-1)];
-  for (const [what, slack] of [["heap", HEAP_SLACK_BYTES], ["external", HEAP_SLACK_BYTES], ["fds", 0]]) {
+  for (const [what, slack] of [
+    ["heap", HEAP_SLACK_BYTES],
+    ["external", HEAP_SLACK_BYTES],
+    ["fds", 0],
+  ]) {
     if (last[what] <= first[what] + slack) continue;
     console.log(`${name}: ${what} grew from ${first[what]} to ${last[what]}`);
     grown = true;
@@ -60,7 +66,12 @@ function makeCalls() {
       user.registerMethod("nested", (value) => user.call("packed", "echo", value));
       const packed = await connected("packed", { serializer: "msgpack" });
       packed.registerMethod("echo", (value) => value);
-      clients.push(user, packed, await connected("order", { poolSize: 2 }), await connected("cart", { serializer: "msgpack" }));
+      clients.push(
+        user,
+        packed,
+        await connected("order", { poolSize: 2 }),
+        await connected("cart", { serializer: "msgpack" }),
+      );
     }
     let left = count;
     const lane = async (client) => {

@@ -15,8 +15,14 @@ function compile(files, ...flags) {
 }
 
 const STRICT = [
-  "--strict", "--exactOptionalPropertyTypes", "--noUncheckedIndexedAccess", "--noImplicitOverride", "--target", "ES2022",
-  "--lib", "ES2023,ESNext.Disposable",
+  "--strict",
+  "--exactOptionalPropertyTypes",
+  "--noUncheckedIndexedAccess",
+  "--noImplicitOverride",
+  "--target",
+  "ES2022",
+  "--lib",
+  "ES2023,ESNext.Disposable",
 ];
 
 describe("declarations compile", () => {
@@ -24,9 +30,18 @@ describe("declarations compile", () => {
     "the whole API, strict, as an ES module": [["api.mts"], ["--module", "Node16", ...STRICT]],
     "a consumer in CommonJS, strict": [["consumer.cts"], ["--module", "Node16", ...STRICT]],
     "for bundlers": [["legacy.ts"], ["--module", "ESNext", "--moduleResolution", "Bundler", ...STRICT]],
-    "with node10 resolution, as older projects have it": [["legacy.ts"], ["--module", "CommonJS", "--moduleResolution", "Node10", "--strict", "--esModuleInterop", "--target", "ES2020"]],
-    "without strict, and with skipLibCheck": [["legacy.ts"], ["--module", "Node16", "--skipLibCheck", "--target", "ES2020"]],
-    "with verbatimModuleSyntax and isolatedModules": [["api.mts"], ["--module", "NodeNext", "--verbatimModuleSyntax", "--isolatedModules", ...STRICT]],
+    "with node10 resolution, as older projects have it": [
+      ["legacy.ts"],
+      ["--module", "CommonJS", "--moduleResolution", "Node10", "--strict", "--esModuleInterop", "--target", "ES2020"],
+    ],
+    "without strict, and with skipLibCheck": [
+      ["legacy.ts"],
+      ["--module", "Node16", "--skipLibCheck", "--target", "ES2020"],
+    ],
+    "with verbatimModuleSyntax and isolatedModules": [
+      ["api.mts"],
+      ["--module", "NodeNext", "--verbatimModuleSyntax", "--isolatedModules", ...STRICT],
+    ],
   };
   for (const [name, [files, flags]] of Object.entries(settings)) {
     test(name, () => assert.deepEqual(compile(files, ...flags), { status: 0, stdout: "" }));

@@ -22,14 +22,16 @@ test("clients in workers call and are called", async (t) => {
     const serializer = n === 2 ? "msgpack" : "json";
     return startWorker(t, "worker.mjs", { path: pathOf(server), name: `w${n}`, calls: 50, serializer });
   });
-  await Promise.all(workers.map(async ({ message, exit }, n) => {
-    assert.equal(await message(), "ready");
-    const done = message();
-    const echoed = await main.call(`w${n}`, "echo", { n }).catch(({ code }) => code);
-    if (typeof echoed === "object") assert.deepEqual(echoed, { n });
-    assert.equal(await done, "done");
-    assert.deepEqual(await exit, [0]);
-  }));
+  await Promise.all(
+    workers.map(async ({ message, exit }, n) => {
+      assert.equal(await message(), "ready");
+      const done = message();
+      const echoed = await main.call(`w${n}`, "echo", { n }).catch(({ code }) => code);
+      if (typeof echoed === "object") assert.deepEqual(echoed, { n });
+      assert.equal(await done, "done");
+      assert.deepEqual(await exit, [0]);
+    }),
+  );
 });
 
 test("terminate() in the middle of calls, fifty times", async (t) => {

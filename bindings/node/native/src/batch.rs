@@ -10,10 +10,14 @@ use bytes::Bytes;
 
 /// Numbers in a record: kind with flags, three that depend on the kind, offset and length of a msgpack value.
 pub(crate) const RECORD_INTS: usize = 6;
-/// Records in one batch; more make another batch.
-pub(crate) const RECORDS_MAX: usize = 2048;
+/// Records in one batch; more make another batch. After each batch what JavaScript has queued is written: so few records that the other
+/// side can work on the first answers while later ones are being made, so many that calls of JavaScript and of the kernel do
+/// not count.
+pub(crate) const RECORDS_MAX: usize = 32;
 /// Text above which another batch is begun, in bytes.
 const TEXT_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Large values in one batch.
+const LARGE_LEN_MAX: usize = 16;
 /// Values above this are handed over as strings or buffers of their own, in bytes.
 pub(crate) const LARGE_BYTES: usize = 64 * 1024;
 
@@ -68,9 +72,9 @@ impl Batch {
     }
 
     pub(crate) fn is_full(&self) -> bool {
-        self.records.len() >= *LIMIT.get_or_init(|| std::env::var("BL").ok().and_then(|s| s.parse().ok()).unwrap_or(16))
+        self.records.len() == RECORDS_MAX
             || self.text.len() + self.bytes.len() > TEXT_BYTES_MAX
-            || self.large.len() >= RECORDS_MAX / 64
+            || self.large.len() >= LARGE_LEN_MAX
     }
 
     /// Begins a record; its elements follow.
@@ -173,4 +177,3 @@ fn large_json(json: &Bytes) -> (Bytes, i32) {
 fn binary_flag(json: &[u8]) -> i32 {
     if memchr::memmem::find(json, BINARY_MARK).is_some() { BINARY } else { 0 }
 }
-static LIMIT: std::sync::OnceLock<usize> = std::sync::OnceLock::new();

@@ -8,7 +8,7 @@ pub(crate) fn append_quoted(env: Env, value: Value, out: &mut Vec<u8>) -> Option
     out.push(b'"');
     let start = out.len();
     if env.append_utf8(value, out)? {
-        if out[start..].iter().any(|byte| needs_escape(*byte)) {
+        if needs_escapes(&out[start..]) {
             let plain = out.split_off(start);
             plain.iter().for_each(|byte| push(out, char::from(*byte)));
         }
@@ -27,8 +27,10 @@ pub(crate) fn append_quoted(env: Env, value: Value, out: &mut Vec<u8>) -> Option
     Some(())
 }
 
-fn needs_escape(byte: u8) -> bool {
-    byte < 0x20 || byte == b'"' || byte == b'\\'
+/// Whether any byte cannot stand as it is. Without a way out inside a chunk, so that many bytes are looked at together.
+fn needs_escapes(ascii: &[u8]) -> bool {
+    let is_special = |byte: &u8| *byte < 0x20 || *byte == b'"' || *byte == b'\\';
+    ascii.chunks(256).any(|chunk| chunk.iter().fold(false, |found, byte| found | is_special(byte)))
 }
 
 fn push(out: &mut Vec<u8>, character: char) {

@@ -17,9 +17,13 @@ if (cluster.isPrimary) {
   await all;
   const client = new IPCClient({ serviceName: "primary", gatewayPath: socketPath });
   await client.connect();
-  const numbers = await Promise.all(Array.from({ length: WORKERS }, (_, n) => client.call(`worker-${n}`, "sum", [1, 2])));
+  const numbers = await Promise.all(
+    Array.from({ length: WORKERS }, (_, n) => client.call(`worker-${n}`, "sum", [1, 2])),
+  );
   console.log(JSON.stringify(numbers));
-  const gone = Promise.all(Object.values(cluster.workers).map((worker) => new Promise((resolve) => worker.once("exit", resolve))));
+  const gone = Promise.all(
+    Object.values(cluster.workers).map((worker) => new Promise((resolve) => worker.once("exit", resolve))),
+  );
   for (let n = 0; n < WORKERS; n++) await client.call(`worker-${n}`, "leave", null);
   await gone;
   await client.disconnect();

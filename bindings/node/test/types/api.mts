@@ -1,20 +1,20 @@
 // Types of the documented API, as an ES module sees them. Compiled, never run; every `@ts-expect-error` must be an error.
 import { expectTypeOf } from "expect-type";
 import {
-  currentContext,
-  IPCClient,
-  IPCError,
-  IPCErrorCode,
-  IPCServer,
-  IPCUtils,
   type BaseMessage,
   type CallMessage,
   type CallOptions,
+  currentContext,
   type HeartbeatMessage,
+  IPCClient,
   type IPCClientConfig,
   type IPCContext,
+  IPCError,
+  IPCErrorCode,
   type IPCMessage,
+  IPCServer,
   type IPCServerConfig,
+  IPCUtils,
   type MessageType,
   type MethodHandler,
   type MethodRegistry,
@@ -41,7 +41,13 @@ expectTypeOf<ServiceEntry>().toHaveProperty("lastHeartbeat").toEqualTypeOf<numbe
 // Configurations: what the readme writes compiles.
 new IPCServer();
 new IPCServer({ debug: true });
-const serverConfig: IPCServerConfig = { socketPath: "/tmp/x.sock", heartbeatInterval: 1, timeout: 1, debug: false, serializer: "msgpack" };
+const serverConfig: IPCServerConfig = {
+  socketPath: "/tmp/x.sock",
+  heartbeatInterval: 1,
+  timeout: 1,
+  debug: false,
+  serializer: "msgpack",
+};
 const server = new IPCServer(serverConfig);
 const clientConfig: IPCClientConfig = {
   serviceName: "order-service",
@@ -154,8 +160,13 @@ server.addListener("call-routed", (event) => {
 });
 server.prependListener("response-routed", ({ status }) => expectTypeOf(status).toEqualTypeOf<ResponseStatus>());
 server.on("error", (error) => expectTypeOf(error).toEqualTypeOf<Error>());
-server.on("log", ({ message, timestamp }) => expectTypeOf([message, timestamp] as const).toEqualTypeOf<readonly [string, number]>());
-client.on("connected", () => {}).on("disconnected", () => {}).on("registered", () => {});
+server.on("log", ({ message, timestamp }) =>
+  expectTypeOf([message, timestamp] as const).toEqualTypeOf<readonly [string, number]>(),
+);
+client
+  .on("connected", () => {})
+  .on("disconnected", () => {})
+  .on("registered", () => {});
 client.on("method-executed", ({ method, requestId, success, error }) => {
   expectTypeOf([method, requestId, success, error] as const).toEqualTypeOf<
     readonly [string, string, boolean, string | undefined]

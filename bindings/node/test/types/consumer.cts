@@ -1,7 +1,8 @@
 // A CommonJS program, and a framework on top: the NestJS-like consumer.
 import ipc = require("ipc-bro");
-import { IPCClient, IPCServer } from "ipc-bro";
+
 import type { IPCClientConfig, IPCContext, IPCServerConfig, MethodHandler } from "ipc-bro";
+import { IPCClient, IPCServer } from "ipc-bro";
 
 class ModuleClient extends IPCClient {
   constructor(private readonly options: IPCClientConfig & { label?: string }) {
