@@ -57,7 +57,7 @@ function buildTypescript() {
   mkdirSync(dist, { recursive: true });
   // msgpackr as one file: as a dependency it would bring an install script with it.
   const msgpackr = join(packageFolder, "node_modules/msgpackr");
-  if (!existsSync(msgpackr)) throw new Error("run `npm ci` first");
+  if (!existsSync(msgpackr)) throw new Error("run `npm install` first");
   copyFileSync(join(msgpackr, "dist/index.js"), join(dist, "msgpackr.js"));
   copyFileSync(join(msgpackr, "LICENSE"), join(dist, "msgpackr.LICENSE"));
   execFileSync(process.execPath, [require.resolve("typescript/lib/tsc.js"), "--project", packageFolder], {

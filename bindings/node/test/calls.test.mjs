@@ -463,9 +463,6 @@ test("the gateway answers for itself", async (t) => {
 test("the method call-routed tells is the one that was called, also under load", async (t) => {
   const { server, order } = await pair(t, { a: () => 1, b: () => 2 });
   const routed = collect(server, "call-routed");
-  await until(async () => (await order.call("user", "a", null), routed.length > 0));
-  await sleep(30);
-  routed.length = 0;
   await Promise.all(Array.from({ length: 500 }, (_, n) => order.call("user", n % 2 ? "a" : "b", n)));
   await until(() => routed.length === 500);
   assert.equal(routed.filter(({ method }) => method === "a").length, 250);

@@ -16,7 +16,7 @@ use bro_proto::frame::Cut;
 use bro_proto::v1::Encoding;
 use bro_proto::v1::encode::encode_error;
 use bro_proto::{ErrorBody, Now, limits};
-use bro_router::{CloseReason, PeerId, Router};
+use bro_router::{CloseReason, EventMask, PeerId, Router};
 use bytes::Bytes;
 use rustix::buffer::spare_capacity;
 use rustix::event::Timespec;
@@ -137,10 +137,9 @@ impl Driver {
         let mut events = Vec::with_capacity(EVENTS_PER_WAKEUP);
         loop {
             self.wait(&mut events)?;
+            let commands = self.take_commands();
             self.read_ready();
-            if std::mem::take(&mut self.is_woken) {
-                self.carry_out_commands();
-            }
+            self.carry_out(commands);
             self.handle_timers();
             self.accept();
             self.flush();
@@ -427,15 +426,33 @@ impl Driver {
         }
     }
 
-    fn carry_out_commands(&mut self) {
+    /// Takes what was asked for since the last wakeup. Which events are wanted counts from here on: who asks for them, and only then
+    /// does something, hears of it, though both are found in the same wakeup. All else is answered after reading.
+    fn take_commands(&mut self) -> Vec<Command> {
+        let mut others = Vec::new();
+        if !std::mem::take(&mut self.is_woken) {
+            return others;
+        }
         let mut count = [0; 8];
         let _ = io::read(&self.shared.wake, &mut count[..]); // resets it; the commands are counted by the queue
         while let Ok(command) = self.commands.try_recv() {
             match command {
-                Command::SetEvents(mask) => {
-                    self.conns.journal.set_wanted(mask);
-                    self.router.set_events(self.conns.journal.mask());
-                }
+                Command::SetEvents(mask) => self.set_events(mask),
+                other => others.push(other),
+            }
+        }
+        others
+    }
+
+    fn set_events(&mut self, mask: EventMask) {
+        self.conns.journal.set_wanted(mask);
+        self.router.set_events(self.conns.journal.mask());
+    }
+
+    fn carry_out(&mut self, commands: Vec<Command>) {
+        for command in commands {
+            match command {
+                Command::SetEvents(mask) => self.set_events(mask),
                 // Who asked may have stopped waiting for the answer: none of them is owed anything.
                 Command::Status(reply) => drop(reply.try_send(self.status())),
                 Command::Service(name, reply) => drop(reply.try_send(self.router.service(&name))),

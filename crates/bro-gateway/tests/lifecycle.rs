@@ -187,6 +187,24 @@ fn only_events_in_the_mask_come_and_the_mask_can_change() {
     }
 }
 
+/// The gateway may find the new mask and what happened after it in the same wakeup.
+#[test]
+fn what_happens_after_the_mask_was_set_is_never_missed() {
+    let directory = TempDir::new();
+    let (gateway, batches) = start_listening(GatewayConfig::new(directory.socket()), EventMask::NONE);
+    for round in 0..200 {
+        let peer = RawPeer::registered(&directory.socket(), "peer");
+        gateway.set_events(EventMask::SERVICES);
+        drop(peer);
+        let mut events = std::iter::from_fn(|| batches.recv_timeout(common::WATCHDOG).ok()).flatten();
+        let told = events.any(|event| matches!(event, GatewayEvent::ServiceDisconnected { .. }));
+        assert!(told, "round {round}: nobody was told");
+        gateway.set_events(EventMask::NONE);
+        gateway.status().unwrap(); // the next registration is not of interest
+    }
+    gateway.stop().unwrap();
+}
+
 /// A burst is handed over in few batches: at most one a wakeup.
 #[test]
 fn events_come_in_batches() {
