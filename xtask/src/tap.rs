@@ -37,20 +37,19 @@ pub(crate) fn read(output: &str) -> Tally {
     tally
 }
 
-/// What explains a failure: the tests that failed with what they say, and all that is no TAP.
+/// What explains a failure: the tests that failed with what they say, or, if no test began, everything.
 pub(crate) fn explanation(output: &str) -> String {
+    let Some((_, results)) = output.split_once("TAP version") else { return output.to_owned() };
     let mut kept = String::new();
     let mut in_failure = false;
-    let mut has_begun = false;
-    for line in output.lines() {
+    for line in results.lines() {
         let text = line.trim_start();
-        has_begun |= text.starts_with("TAP version");
         if text.starts_with("not ok ") {
             in_failure = true;
         } else if text.starts_with("ok ") || text.starts_with("# Subtest: ") {
             in_failure = false;
         }
-        if in_failure || !has_begun {
+        if in_failure {
             kept.push_str(line);
             kept.push('\n');
         }
@@ -86,8 +85,9 @@ mod tests {
 
     #[test]
     fn failures_are_shown_with_their_reasons_and_nothing_else() {
-        let expected = "npm pack in node: done\n    not ok 2 - b\n      ---\n      error: 'why'\n      ...\n\
+        let expected = "    not ok 2 - b\n      ---\n      error: 'why'\n      ...\n\
             not ok 1 - calls\n  ---\n  error: '1 subtest failed'\n  ...\n";
         assert_eq!(explanation(OUTPUT), expected);
+        assert_eq!(explanation("cargo did not build\n"), "cargo did not build\n");
     }
 }
