@@ -20,7 +20,7 @@ impl Router {
         out: &mut impl Outbox,
     ) {
         if let Some(error) = error {
-            self.send_error(slot, error, now, out);
+            self.send_last_error(slot, error, now, out);
         }
         // From here on nothing is sent to it.
         self.peers[slot].is_doomed = true;
@@ -85,11 +85,24 @@ impl Router {
 
     /// Sends an ERROR frame that is about the connection, not about a call.
     pub(crate) fn send_error(&mut self, slot: u32, error: &ErrorBody, now: Now, out: &mut impl Outbox) {
-        let mut frame = std::mem::take(&mut self.scratch);
-        encode_error(&mut frame, self.peers[slot].encoding, None, error, now.wall_ms);
+        let frame = self.error_frame(slot, error, now);
         let parts = [Part::Scratch(&frame)];
         self.peers.send(slot, &parts, now, &mut self.timers, &mut self.counters, out);
         self.keep_scratch(frame);
+    }
+
+    /// Sends the ERROR frame that says why the connection is about to be closed.
+    fn send_last_error(&mut self, slot: u32, error: &ErrorBody, now: Now, out: &mut impl Outbox) {
+        let frame = self.error_frame(slot, error, now);
+        let parts = [Part::Scratch(&frame)];
+        self.peers.send_unpaused(slot, &parts, now, &mut self.timers, &mut self.counters, out);
+        self.keep_scratch(frame);
+    }
+
+    fn error_frame(&mut self, slot: u32, error: &ErrorBody, now: Now) -> Vec<u8> {
+        let mut frame = std::mem::take(&mut self.scratch);
+        encode_error(&mut frame, self.peers[slot].encoding, None, error, now.wall_ms);
+        frame
     }
 
     /// Tells who listens that a peer misbehaves or has reached a limit.

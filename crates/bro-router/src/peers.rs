@@ -232,9 +232,10 @@ impl Peers {
         }
     }
 
-    /// Queues a CALL and charges it. It never pauses the callee: one that works on its calls one after the other may be
-    /// writing an answer, and would wait for the gateway to read while the gateway waits for it. Admission bounds the calls.
-    pub(crate) fn send_call(
+    /// Queues and charges a frame that is no reason to stop reading from the peer: a CALL, or the last word before a close. A callee
+    /// that works on its calls one after the other may be writing an answer, and would wait for the gateway to read
+    /// while the gateway waits for it; admission bounds the calls.
+    pub(crate) fn send_unpaused(
         &mut self,
         slot: u32,
         parts: &[Part<'_>],

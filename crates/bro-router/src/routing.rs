@@ -225,7 +225,7 @@ impl Router {
         self.calls.insert(&mut self.peers, call);
         self.counters.calls_routed += 1;
         let part = if is_unchanged { Part::Inbound(frame) } else { Part::Scratch(&rewritten) };
-        self.peers.send_call(callee, &[part], now, &mut self.timers, &mut self.counters, out);
+        self.peers.send_unpaused(callee, &[part], now, &mut self.timers, &mut self.counters, out);
         self.keep_scratch(rewritten);
         if self.reporter.wants(EventMask::CALLS) {
             self.report_call(caller, request, body, header, made.as_ref(), now, out);
