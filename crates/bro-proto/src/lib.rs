@@ -5,6 +5,7 @@
 //! | [`limits`] | every bound, in one place |
 //! | [`frame`] | cutting a byte stream into frames |
 //! | [`v1`] | messages in JSON and msgpack: header scan, encoding, transcoding |
+//! | [`v2`] | messages with a binary header, between our own clients and gateways |
 //! | [`context`] | the call context: root, chain, depth, deadline |
 //! | [`error`] | error codes and the error object |
 //! | [`name`], [`id`] | names and ids |
@@ -23,6 +24,7 @@ pub mod rng;
 pub mod time;
 pub mod timer;
 pub mod v1;
+pub mod v2;
 
 pub use context::CallContext;
 pub use error::{ErrorBody, ErrorCode};

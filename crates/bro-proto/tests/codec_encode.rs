@@ -147,8 +147,11 @@ fn the_other_messages_have_the_fields_of_the_wire() {
             encoded(encoding, |out| encode_register(out, encoding, &pooled).unwrap())["metadata"],
             json!({"poolIndex": 0, "poolSize": 2})
         );
-        assert_eq!(encoded(encoding, |out| encode_register_ack(out, encoding, None)), json!({"type": "REGISTER_ACK"}));
-        let marked = encoded(encoding, |out| encode_register_ack(out, encoding, Some("bro.gateway")));
+        assert_eq!(
+            encoded(encoding, |out| encode_register_ack(out, encoding, None, None)),
+            json!({"type": "REGISTER_ACK"})
+        );
+        let marked = encoded(encoding, |out| encode_register_ack(out, encoding, Some("bro.gateway"), None));
         assert_eq!(marked, json!({"type": "REGISTER_ACK", "from": "bro.gateway"}));
         assert_eq!(
             encoded(encoding, |out| encode_heartbeat(out, encoding, "order", NOW_MS)),

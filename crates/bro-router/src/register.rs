@@ -140,7 +140,7 @@ impl Router {
             self.timers.remove(timer);
         }
         let mut frame = std::mem::take(&mut self.scratch);
-        encode_register_ack(&mut frame, self.peers[slot].encoding, Some(GATEWAY_SERVICE));
+        encode_register_ack(&mut frame, self.peers[slot].encoding, Some(GATEWAY_SERVICE), None);
         self.peers.send(slot, &[Part::Scratch(&frame)], now, &mut self.timers, &mut self.counters, out);
         self.keep_scratch(frame);
     }

@@ -68,6 +68,14 @@ pub fn methods(payload: Payload<'_>) -> Result<Vec<Box<str>>, ErrorBody> {
     Ok(names.into_iter().map(String::into_boxed_str).collect())
 }
 
+/// The version that `bro.v` of an object names: what `metadata` of a REGISTER offers, and what a REGISTER_ACK accepts.
+pub fn version(object: &Value) -> Option<u64> {
+    let version = object.get("bro")?.get("v")?;
+    let whole = |number: f64| (number.fract() == 0.0 && (0.0..1e9).contains(&number)).then_some(number);
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked")]
+    version.as_u64().or_else(|| version.as_f64().and_then(whole).map(|number| number as u64))
+}
+
 /// Any value as a `serde_json` one, by the rules of [`super::rewrite`]; `null` for an absent one. Of duplicate keys
 /// the last one counts, as in JavaScript.
 pub fn to_json(payload: Payload<'_>) -> Result<Value, TranscodeError> {

@@ -146,13 +146,20 @@ pub fn encode_register(
     })
 }
 
-/// Appends a REGISTER_ACK. With `from`, the gateway says that it is one of ours.
-pub fn encode_register_ack(out: &mut Vec<u8>, encoding: Encoding, from: Option<&str>) {
+/// Appends a REGISTER_ACK. With `from`, the gateway says that it is one of ours; with `version`, that this connection speaks that
+/// version from now on.
+pub fn encode_register_ack(out: &mut Vec<u8>, encoding: Encoding, from: Option<&str>, version: Option<u64>) {
     small_frame(out, |out| {
-        let mut object = Object::begin(out, encoding, 1 + u32::from(from.is_some()));
+        let members = 1 + u32::from(from.is_some()) + u32::from(version.is_some());
+        let mut object = Object::begin(out, encoding, members);
         object.string("type", "REGISTER_ACK");
         if let Some(from) = from {
             object.string("from", from);
+        }
+        if let Some(version) = version {
+            let mut bro = Object::begin(object.key("bro"), encoding, 1);
+            bro.unsigned("v", version);
+            bro.end();
         }
         object.end();
     });

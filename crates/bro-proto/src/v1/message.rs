@@ -132,7 +132,7 @@ pub fn serialize(message: &Message, encoding: Encoding) -> Result<Vec<u8>, Error
     let mut out = Vec::new();
     let written = match message {
         Message::RegisterAck => {
-            encode_register_ack(&mut out, encoding, None);
+            encode_register_ack(&mut out, encoding, None, None);
             Ok(())
         }
         Message::Heartbeat(Heartbeat { from, timestamp_ms }) => {
