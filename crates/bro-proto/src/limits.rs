@@ -77,6 +77,18 @@ pub const ROUTES_PER_PEER_MAX: usize = 1024;
 pub const NAMES_PER_PEER_MAX: usize = 4096;
 /// Bytes of the context sections of all calls in flight; beyond, calls that need one are refused.
 pub const SECTIONS_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Most lanes that one gateway has given out.
+pub const LANES_MAX: usize = 1024;
+/// Most lanes of one connection.
+pub const LANES_PER_PEER_MAX: usize = 64;
+/// Calls from one peer to another within [`LANE_BUSY_WINDOW_MS`] that make the gateway offer them a lane.
+pub const LANE_BUSY_CALLS: u32 = 256;
+/// Window in which these calls are counted, in milliseconds.
+pub const LANE_BUSY_WINDOW_MS: u64 = 1_000;
+/// How long peers have for opening a lane that they were offered, in milliseconds.
+pub const LANE_OPEN_TIMEOUT_MS: u64 = 10_000;
+/// How long a pair that was offered a lane is not offered another, in milliseconds.
+pub const LANE_RETRY_MS: u64 = 5_000;
 /// Most calls that a client works on at once for others; further ones are answered `OVERLOADED`.
 pub const REQUESTS_MAX: usize = 65_536;
 /// Outbound bytes of a peer, CALLs not counted, above which the gateway stops reading from it until it has taken half of them.
