@@ -6,7 +6,7 @@ mod common;
 use bro_lane::{Lane, LaneConfig, LaneError, LaneOptions, PushError, Waited, create};
 use bro_proto::limits;
 use bro_proto::rng::Rng;
-use common::{SMALL, bytes, has_rung, open, pair};
+use common::{SMALL, below, bytes, has_rung, open, pair};
 use proptest::prelude::*;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -240,8 +240,8 @@ fn two_threads_pass_everything_in_order_whatever_sleeps() {
         let sizes = |seed| {
             let mut rng = Rng::new(seed);
             std::iter::repeat_with(move || {
-                let limit = [16, 1500, 60_000][rng.below(3) as usize];
-                rng.below(limit) as usize
+                let limit = [16, 1500, 60_000][below(&mut rng, 3)];
+                below(&mut rng, limit)
             })
         };
         let reader = std::thread::spawn(move || {

@@ -38,3 +38,8 @@ pub fn has_rung(bell: impl AsFd) -> bool {
     let mut fds = [PollFd::new(&bell, PollFlags::IN)];
     poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap() == 1
 }
+
+/// A random number below `bound`.
+pub fn below(rng: &mut Rng, bound: usize) -> usize {
+    usize::try_from(rng.below(bound as u64)).unwrap()
+}
