@@ -149,6 +149,35 @@ pub const COMMANDS_MAX: usize = 256;
 /// Most warnings that a gateway logs at once; afterwards one a second, with the number of those left out.
 pub const WARNINGS_LOGGED_MAX: u64 = 20;
 
+/// Default bytes of a lane's ring, one for each direction. Both rings stay in a core's cache.
+pub const LANE_RING_BYTES: usize = 128 * 1024;
+/// Smallest ring of a lane, in bytes: a page.
+pub const LANE_RING_BYTES_MIN: usize = 4096;
+/// Largest ring of a lane, in bytes.
+pub const LANE_RING_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Default bytes of a lane's arena, one for each direction, through which large records go. Its pages take memory once used.
+pub const LANE_ARENA_BYTES: usize = 4 * 1024 * 1024;
+/// Smallest arena of a lane, in bytes.
+pub const LANE_ARENA_BYTES_MIN: usize = 64 * 1024;
+/// Largest arena of a lane, in bytes.
+pub const LANE_ARENA_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Largest record that goes through a lane's ring, in bytes; larger ones go through its arena.
+pub const LANE_INLINE_BYTES_MAX: usize = 8 * 1024;
+/// Largest record of any lane, in bytes. A record must also fit the arena; larger frames go through the gateway.
+pub const LANE_RECORD_BYTES_MAX: usize = FRAME_BYTES_MAX;
+/// Default time that one wait on a lane may spin before it sleeps, in microseconds.
+pub const LANE_SPIN_US: u64 = 20;
+/// Longest time that one wait on a lane may spin, in microseconds.
+pub const LANE_SPIN_US_MAX: u64 = 1_000;
+/// Spins that were won in a row count at most this many times: so many lost ones in a row end the spinning.
+pub const LANE_SPIN_TRUST_MAX: u32 = 8;
+/// Most waits that sleep at once, between two that try whether spinning pays off again.
+pub const LANE_SPIN_SKIPS_MAX: u32 = 256;
+/// How long nobody spins after others wanted the CPU, in milliseconds; it doubles while they still do.
+pub const LANE_SPIN_HOLD_MS: u64 = 10;
+/// Longest time without spinning after others wanted the CPU, in milliseconds.
+pub const LANE_SPIN_HOLD_MAX_MS: u64 = 1_000;
+
 /// Service names with this prefix belong to the gateway; nobody else may register one.
 pub const RESERVED_PREFIX: &str = "bro.";
 /// The service that answers introspection calls.
@@ -164,4 +193,11 @@ const _: () = {
     assert!(QUEUE_PAUSE_BYTES < QUEUE_CALLS_BYTES_MAX);
     assert!(QUEUE_CALLS_BYTES_MAX + FRAME_BYTES_MAX < QUEUE_BYTES_MAX, "a call admitted below the limit fits");
     assert!(IN_FLIGHT_PER_PEER_MAX <= IN_FLIGHT_MAX);
+    assert!(LANE_RING_BYTES_MIN <= LANE_RING_BYTES && LANE_RING_BYTES <= LANE_RING_BYTES_MAX);
+    assert!(LANE_RING_BYTES_MIN.is_power_of_two() && LANE_RING_BYTES.is_power_of_two());
+    assert!(LANE_ARENA_BYTES_MIN <= LANE_ARENA_BYTES && LANE_ARENA_BYTES <= LANE_ARENA_BYTES_MAX);
+    assert!(LANE_ARENA_BYTES_MIN.is_power_of_two() && LANE_ARENA_BYTES.is_power_of_two());
+    assert!(LANE_INLINE_BYTES_MAX <= LANE_RING_BYTES / 8, "several of the largest fit the ring");
+    assert!(LANE_RECORD_BYTES_MAX <= LANE_ARENA_BYTES_MAX && LANE_ARENA_BYTES_MAX <= u32::MAX as usize);
+    assert!(LANE_SPIN_US <= LANE_SPIN_US_MAX && LANE_SPIN_HOLD_MS <= LANE_SPIN_HOLD_MAX_MS);
 };
