@@ -75,7 +75,7 @@ impl BusyPeers {
     #[inline]
     fn count(&mut self, slot: u32, generation: u32, calls_min: u32, now_ms: u64) -> bool {
         let mut entry = &mut self.entries[self.last];
-        if (entry.slot, entry.generation) != (slot, generation) || entry.calls == 0 {
+        if (entry.slot, entry.generation) != (slot, generation) {
             self.last = self.place(slot, generation, now_ms);
             entry = &mut self.entries[self.last];
         }
@@ -92,18 +92,18 @@ impl BusyPeers {
     /// Nothing is counted for a while.
     fn rest(&mut self, until_ms: u64) {
         let entry = &mut self.entries[self.last];
-        (entry.since_ms, entry.calls) = (until_ms, 1);
+        (entry.since_ms, entry.calls) = (until_ms, 0);
     }
 
     fn place(&mut self, slot: u32, generation: u32, now_ms: u64) -> usize {
-        let known = |entry: &BusyPeer| (entry.slot, entry.generation) == (slot, generation) && entry.calls > 0;
+        let known = |entry: &BusyPeer| (entry.slot, entry.generation) == (slot, generation);
         if let Some(at) = self.entries.iter().position(known) {
             return at;
         }
         // Those that rest stay while others can go.
         let oldest = self.entries.iter().enumerate().min_by_key(|(_, entry)| entry.since_ms);
         let at = oldest.expect("there are entries").0;
-        self.entries[at] = BusyPeer { slot, generation, calls: 1, since_ms: now_ms };
+        self.entries[at] = BusyPeer { slot, generation, calls: 0, since_ms: now_ms };
         at
     }
 }
@@ -163,6 +163,9 @@ impl Router {
             LanePolicy::Auto => LANE_BUSY_CALLS,
             LanePolicy::Always => 1,
         };
+        if self.is_watched() {
+            return;
+        }
         let generation = self.peers[callee].generation;
         let Some(state) = self.peers[caller].v2.as_mut().filter(|state| state.takes_lanes) else { return };
         if state.busy.count(callee, generation, calls_min, now.mono_ms()) {

@@ -85,7 +85,7 @@ impl Router {
         }
     }
 
-    /// Says which events the driver listens to; at first none.
+    /// Says which events the driver listens to; at first none. What follows from it comes with the next input: give it the time at once.
     pub fn set_events(&mut self, mask: EventMask) {
         self.reporter.mask = mask;
     }
@@ -187,6 +187,7 @@ impl Router {
             self.expire(timer, now, out);
             self.settle(now, out);
         }
+        self.settle(now, out);
     }
 
     /// When [`Router::handle_time`] has something to do at the earliest, in monotonic milliseconds; `None`: never.
