@@ -71,6 +71,10 @@ pub const PEERS_MAX: usize = 65_536;
 pub const IN_FLIGHT_MAX: usize = 1_048_576;
 /// Most calls in flight that one connection may have made.
 pub const IN_FLIGHT_PER_PEER_MAX: usize = 65_536;
+/// Most route numbers that a connection of version 2 may bind.
+pub const ROUTES_PER_PEER_MAX: usize = 1024;
+/// Most caller names that are told on a connection of version 2 before the earlier ones are forgotten.
+pub const NAMES_PER_PEER_MAX: usize = 4096;
 /// Most calls that a client works on at once for others; further ones are answered `OVERLOADED`.
 pub const REQUESTS_MAX: usize = 65_536;
 /// Outbound bytes of a peer, CALLs not counted, above which the gateway stops reading from it until it has taken half of them.
@@ -126,6 +130,8 @@ pub const LINGERING_MAX: usize = 256;
 pub const STOP_LINGER_MS: u64 = 500;
 /// How long a draining gateway lets calls in flight finish, in milliseconds.
 pub const DRAIN_TIMEOUT_MS: u64 = 5_000;
+/// How long a draining client waits for the calls it works on, in milliseconds.
+pub const CLIENT_DRAIN_TIMEOUT_MS: u64 = 30_000;
 /// Most commands that wait for a gateway's thread; who gives one more waits.
 pub const COMMANDS_MAX: usize = 256;
 /// Most warnings that a gateway logs at once; afterwards one a second, with the number of those left out.
