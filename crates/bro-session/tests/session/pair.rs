@@ -183,7 +183,7 @@ impl Pair {
 
     pub(crate) fn next_request(&mut self) -> Request {
         match self.take_event(|event| matches!(event, SessionEvent::Request(_))) {
-            SessionEvent::Request(request) => *request,
+            SessionEvent::Request(request) => request,
             _ => unreachable!("just matched"),
         }
     }
