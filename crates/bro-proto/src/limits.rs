@@ -144,6 +144,8 @@ pub const LINGERING_MAX: usize = 256;
 pub const STOP_LINGER_MS: u64 = 500;
 /// How long a draining gateway lets calls in flight finish, in milliseconds.
 pub const DRAIN_TIMEOUT_MS: u64 = 5_000;
+/// How long a draining client waits for the calls it works on, in milliseconds.
+pub const CLIENT_DRAIN_TIMEOUT_MS: u64 = 30_000;
 /// Most commands that wait for a gateway's thread; who gives one more waits.
 pub const COMMANDS_MAX: usize = 256;
 /// Most warnings that a gateway logs at once; afterwards one a second, with the number of those left out.

@@ -1,6 +1,6 @@
 //! Frames from the gateway, and those among them that answer us: RESPONSE, ERROR, REGISTER_ACK.
 
-use crate::calls::CallKey;
+use crate::calls::{CallKey, is_note};
 use crate::conns::{ConnId, ConnState};
 use crate::event::{Origin, OwnedPayload, SessionEvent};
 use crate::session::Session;
@@ -8,6 +8,7 @@ use bro_proto::error::{ErrorBody, ErrorCode};
 use bro_proto::limits::{FRAME_PREFIX_BYTES, GATEWAY_SERVICE};
 use bro_proto::time::Now;
 use bro_proto::v1::{Header, Kind, Payload, Status, decode, scan};
+use bro_proto::v2;
 use bytes::Bytes;
 use std::ops::Range;
 
@@ -32,19 +33,16 @@ impl<'a> Received<'a> {
     /// A value of the frame to be kept: without copying when the frame lies whole in the chunk.
     pub(crate) fn keep(&self, span: Option<&Range<usize>>) -> OwnedPayload {
         let part = span.map_or(&[][..], |span| &self.body[span.clone()]);
-        let chunk = self.chunk.as_ptr_range();
-        let bytes = if chunk.start <= part.as_ptr() && part.as_ptr_range().end <= chunk.end {
-            self.chunk.slice_ref(part)
-        } else {
-            Bytes::copy_from_slice(part)
-        };
-        OwnedPayload { encoding: self.header.encoding, bytes }
+        OwnedPayload::keep(self.header.encoding, part, self.chunk)
     }
 }
 
 impl Session {
     /// Handles one frame. The connection may be gone afterwards.
     pub(crate) fn handle_frame(&mut self, conn: ConnId, chunk: &Bytes, frame: &[u8], now: Now) {
+        if v2::is_v2(frame) {
+            return self.handle_numbered(conn, chunk, frame, now);
+        }
         let body = &frame[FRAME_PREFIX_BYTES..];
         let header = match scan(body) {
             Ok(header) => header,
@@ -55,10 +53,17 @@ impl Session {
         };
         let received = Received { header, body, chunk };
         match received.header.kind {
+            Kind::Response | Kind::Call if self.pool.speaks_v2(conn) => {
+                self.break_off(conn, "a call or an answer of version 1 on a connection of version 2", now);
+            }
             Kind::Response => self.handle_response(&received),
             Kind::Call => self.handle_call(conn, &received, now),
             Kind::Error => self.handle_error(conn, &received, now),
-            Kind::RegisterAck => self.handle_ack(conn, is_from_gateway(&received.header), now),
+            Kind::RegisterAck => {
+                let whole = Payload { encoding: received.header.encoding, bytes: body };
+                let version = decode::to_json(whole).ok().and_then(|ack| decode::version(&ack));
+                self.handle_ack(conn, is_from_gateway(&received.header), version == Some(v2::VERSION), now);
+            }
             Kind::Register | Kind::Heartbeat | Kind::Unknown => self.counters.unknown_frames += 1,
         }
     }
@@ -68,6 +73,9 @@ impl Session {
     fn handle_response(&mut self, received: &Received<'_>) {
         let header = &received.header;
         let Some(id) = &header.id else { return self.tell_invalid("RESPONSE without id") };
+        if is_note(&id.value) {
+            return;
+        }
         let Some(call) = CallKey::parse(&id.value).and_then(|key| self.calls.find(key)) else {
             self.counters.late_answers += 1;
             return;
@@ -97,6 +105,9 @@ impl Session {
 
     /// An ERROR: about one call, about the registration, or about the connection.
     fn handle_error(&mut self, conn: ConnId, received: &Received<'_>, now: Now) {
+        if received.header.id.as_ref().is_some_and(|id| is_note(&id.value)) {
+            return;
+        }
         let error = match &received.header.error {
             Some(span) => decode::error_body(received.borrow(span)),
             None => ErrorBody::new(ErrorCode::InvalidMessage, "the gateway sent an ERROR that does not say which"),

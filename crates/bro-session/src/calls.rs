@@ -1,8 +1,8 @@
 //! Calls that wait for their answer, and the ids that find them.
 //!
-//! On the wire a call is named as the JavaScript library does it, `req-<milliseconds>-<6 base36 digits>`. The six digits hold
-//! the slot and the low bits of its generation, so an answer finds its call by an array lookup; then the whole id is
-//! compared. No two calls of a session have the same id: see [`CallTable::insert`].
+//! In version 2 a call is named by its place and the generation of that. In version 1 it is named as the JavaScript library does
+//! it, `req-<milliseconds>-<6 base36 digits>`: the six digits hold the slot and the low bits of its generation. So an answer finds
+//! its call by an array lookup; then the whole id is compared. No two calls of a session have the same id: see [`CallTable::insert`].
 
 use crate::conns::ConnId;
 use crate::slots::Slots;
@@ -10,12 +10,16 @@ use bro_proto::id::{id_tail, write_id};
 use bro_proto::limits::{IN_FLIGHT_MAX, IN_FLIGHT_PER_PEER_MAX};
 use bro_proto::rng::Rng;
 use bro_proto::timer::TimerId;
+use bro_proto::v2::CallNumber;
 use std::fmt;
 
 const SLOT_BITS: u32 = 20;
 const GENERATION_BITS: u32 = 11;
 const GENERATION_MASK: u32 = (1 << GENERATION_BITS) - 1;
 const PREFIX: &str = "req";
+/// Of ids whose answer nobody waits for.
+const NOTE_PREFIX: &str = "note";
+const NOTE_MASK: u32 = (1 << (SLOT_BITS + GENERATION_BITS)) - 1;
 /// Digits of the tail and the dash before them.
 const TAIL_LEN: usize = 7;
 
@@ -33,15 +37,24 @@ pub struct CallId {
     pub generation: u32,
 }
 
-/// The id of a call as it stands on the wire; `Display` writes it.
+/// The id of a call as it stands on the wire; `Display` writes what people see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct CallKey {
+pub enum CallKey {
+    /// Made in version 1.
+    V1(TextKey),
+    /// Made in version 2.
+    V2(CallNumber),
+}
+
+/// An id of version 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TextKey {
     ms: u64,
     tail: u32,
 }
 
 impl CallKey {
-    /// Reads an id; `None` when this session cannot have written it.
+    /// Reads an id of version 1; `None` when this session cannot have written it.
     pub(crate) fn parse(id: &str) -> Option<CallKey> {
         let tail = u32::try_from(id_tail(id)?).ok()?;
         let head = id.get(..id.len().checked_sub(TAIL_LEN)?)?;
@@ -50,28 +63,33 @@ impl CallKey {
         if !is_plain || id.as_bytes()[head.len()] != b'-' {
             return None;
         }
-        Some(CallKey { ms: ms.parse().ok()?, tail })
+        Some(CallKey::V1(TextKey { ms: ms.parse().ok()?, tail }))
     }
 
-    pub(crate) fn write(self, out: &mut String) {
-        write_id(out, PREFIX, self.ms, u64::from(self.tail));
-    }
-
-    fn new(ms: u64, id: CallId) -> CallKey {
-        CallKey { ms, tail: id.slot << GENERATION_BITS | id.generation & GENERATION_MASK }
+    pub(crate) fn write(self, out: &mut impl fmt::Write) -> fmt::Result {
+        match self {
+            CallKey::V1(TextKey { ms, tail }) => write_id(out, PREFIX, ms, u64::from(tail)),
+            CallKey::V2(number) => number.write(out),
+        }
     }
 
     fn slot(self) -> u32 {
-        self.tail >> GENERATION_BITS
+        match self {
+            CallKey::V1(key) => key.tail >> GENERATION_BITS,
+            CallKey::V2(number) => number.slot,
+        }
     }
 }
 
 impl fmt::Display for CallKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut id = String::new();
-        self.write(&mut id);
-        f.write_str(&id)
+        self.write(f)
     }
+}
+
+/// Whether an id of version 1 is one of [`CallTable::write_note`]: its answer is nobody's.
+pub(crate) fn is_note(id: &str) -> bool {
+    id.strip_prefix(NOTE_PREFIX).is_some_and(|rest| rest.starts_with('-'))
 }
 
 /// A call that waits for its answer.
@@ -83,7 +101,7 @@ pub(crate) struct Pending {
     pub(crate) timer: Option<TimerId>,
     /// What it was allowed to take, in milliseconds.
     pub(crate) timeout_ms: u64,
-    ms: u64,
+    pub(crate) key: CallKey,
 }
 
 #[derive(Debug)]
@@ -93,14 +111,16 @@ pub(crate) struct CallTable {
     id_ms: u64,
     trims_seen: u32,
     len_max: usize,
+    /// Counts the ids whose answers nobody waits for.
+    notes: u32,
 }
 
 impl CallTable {
     pub(crate) fn new(pool_size: u32, rng: &mut Rng) -> Self {
         // Sessions that start in the same millisecond begin with different ids.
-        let first_generation = u32::try_from(rng.below(1 << GENERATION_BITS)).expect("11 bits fit");
+        let first_generation = 1 + u32::try_from(rng.below(1 << GENERATION_BITS)).expect("11 bits fit");
         let len_max = (IN_FLIGHT_PER_PEER_MAX * pool_size as usize).min(IN_FLIGHT_MAX);
-        Self { slots: Slots::new(first_generation), id_ms: 0, trims_seen: 0, len_max }
+        Self { slots: Slots::new(first_generation), id_ms: 0, trims_seen: 0, len_max, notes: 0 }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -115,18 +135,34 @@ impl CallTable {
         self.len_max
     }
 
-    /// Takes a slot. The id is new: between two calls whose slot and generation bits are equal, the generation has
-    /// passed a multiple of 2^11 or the slots were given back, and both move `id_ms` on, whatever the clock does.
+    /// Takes a slot for a call of version 1. The id is new: between two calls whose slot and generation bits are equal, the
+    /// generation has passed a multiple of 2^11 or the slots were given back, and both move `id_ms` on, whatever the clock does.
     pub(crate) fn insert(&mut self, conn: ConnId, timeout_ms: u64, wall_ms: u64) -> (CallId, CallKey) {
-        let (slot, generation) = self.slots.insert(Pending { conn, timer: None, timeout_ms, ms: 0 });
+        let (id, _) = self.insert_numbered(conn, timeout_ms);
         self.id_ms = self.id_ms.max(wall_ms);
+        let tail = id.slot << GENERATION_BITS | id.generation & GENERATION_MASK;
+        let key = CallKey::V1(TextKey { ms: self.id_ms, tail });
+        self.slots.get_mut(id.slot, id.generation).expect("just inserted").key = key;
+        (id, key)
+    }
+
+    /// Takes a slot for a call of version 2.
+    pub(crate) fn insert_numbered(&mut self, conn: ConnId, timeout_ms: u64) -> (CallId, CallNumber) {
+        let unnamed = CallKey::V2(CallNumber { slot: 0, generation: 0 });
+        let (slot, generation) = self.slots.insert(Pending { conn, timer: None, timeout_ms, key: unnamed });
         if generation & GENERATION_MASK == 0 || self.slots.trims() != self.trims_seen {
             self.trims_seen = self.slots.trims();
             self.id_ms += 1;
         }
-        let id = CallId { slot, generation };
-        self.slots.get_mut(slot, generation).expect("just inserted").ms = self.id_ms;
-        (id, CallKey::new(self.id_ms, id))
+        let number = CallNumber { slot, generation };
+        self.slots.get_mut(slot, generation).expect("just inserted").key = CallKey::V2(number);
+        (CallId { slot, generation }, number)
+    }
+
+    /// Writes an id of version 1 for a call whose answer nobody waits for.
+    pub(crate) fn write_note(&mut self, wall_ms: u64, out: &mut impl fmt::Write) -> fmt::Result {
+        self.notes = self.notes.wrapping_add(1);
+        write_id(out, NOTE_PREFIX, wall_ms, u64::from(self.notes & NOTE_MASK))
     }
 
     pub(crate) fn set_timer(&mut self, id: CallId, timer: TimerId) {
@@ -136,17 +172,23 @@ impl CallTable {
     }
 
     /// Ends a call: the only way out of the table.
-    pub(crate) fn remove(&mut self, id: CallId) -> Option<(CallKey, Pending)> {
-        let pending = self.slots.remove(id.slot, id.generation)?;
-        Some((CallKey::new(pending.ms, id), pending))
+    pub(crate) fn remove(&mut self, id: CallId) -> Option<Pending> {
+        self.slots.remove(id.slot, id.generation)
     }
 
     /// The call with this id on the wire, if it still waits.
     pub(crate) fn find(&self, key: CallKey) -> Option<CallId> {
         let slot = key.slot();
         let (generation, pending) = self.slots.at(slot)?;
-        let id = CallId { slot, generation };
-        (CallKey::new(pending.ms, id) == key).then_some(id)
+        (pending.key == key).then_some(CallId { slot, generation })
+    }
+
+    /// The call of version 2 with this number, if it went out on `conn` and still waits.
+    pub(crate) fn find_numbered(&self, number: u64, conn: ConnId) -> Option<CallId> {
+        let number = CallNumber::from_wire(number);
+        let pending = self.slots.get(number.slot, number.generation)?;
+        let is_meant = pending.conn == conn && matches!(pending.key, CallKey::V2(_));
+        is_meant.then_some(CallId { slot: number.slot, generation: number.generation })
     }
 
     /// The calls that went out on `conn`, or all.
@@ -193,6 +235,36 @@ mod tests {
         assert!(calls.remove(id).is_some());
         assert_eq!(calls.find(key), None);
         assert!(calls.remove(id).is_none());
+    }
+
+    #[test]
+    fn numbers_find_their_call_on_its_own_connection() {
+        let mut calls = CallTable::new(1, &mut Rng::new(3));
+        let (conn, other) = (ConnId::default(), ConnId { index: 1, generation: 0 });
+        let (id, number) = calls.insert_numbered(conn, 10);
+        let (of_v1, key) = calls.insert(conn, 10, 5);
+        assert!(number.generation > 0, "no number is 0");
+        assert_eq!(calls.find_numbered(number.to_wire(), conn), Some(id));
+        assert_eq!(calls.find_numbered(number.to_wire(), other), None);
+        let in_disguise = CallNumber { slot: of_v1.slot, generation: of_v1.generation };
+        assert_eq!(calls.find_numbered(in_disguise.to_wire(), conn), None);
+        assert_eq!(calls.find_numbered(0, conn), None);
+        assert_eq!(calls.find(CallKey::V2(number)), Some(id));
+        assert_eq!(calls.find(key), Some(of_v1));
+        assert_eq!(calls.remove(id).unwrap().key.to_string(), number.to_string());
+        assert_eq!(calls.find_numbered(number.to_wire(), conn), None);
+    }
+
+    #[test]
+    fn notes_are_told_from_calls() {
+        let mut calls = CallTable::new(1, &mut Rng::new(3));
+        let mut ids = [String::new(), String::new()];
+        for id in &mut ids {
+            calls.write_note(7, id).unwrap();
+        }
+        assert_ne!(ids[0], ids[1]);
+        assert!(ids.iter().all(|id| is_note(id) && CallKey::parse(id).is_none()), "{ids:?}");
+        assert!(!is_note("req-7-000000") && !is_note("notes-1"));
     }
 
     #[test]

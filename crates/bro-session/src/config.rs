@@ -8,6 +8,10 @@ use bro_proto::limits::{
 use bro_proto::name::check_service_name;
 use bro_proto::v1::rewrite::transcode;
 use bro_proto::v1::{Encoding, Payload};
+use bro_proto::v2::VERSION;
+
+/// The key in the metadata of a REGISTER that offers version 2.
+const OFFER: &str = "bro";
 
 /// Everything a session is told at its start. The defaults are the readme's.
 #[derive(Clone, Debug)]
@@ -16,12 +20,15 @@ pub struct SessionConfig {
     pub service_name: String,
     /// The service's own version, told to the gateway. "1.0.0" by default.
     pub version: String,
-    /// Told to the gateway; `poolIndex` and `poolSize` are added when the pool has several connections.
+    /// Told to the gateway; `poolIndex` and `poolSize` are added when the pool has several connections, and `bro` to offer
+    /// version 2.
     pub metadata: serde_json::Map<String, serde_json::Value>,
     /// Methods that are advertised with the first registration; more may follow.
     pub methods: Vec<String>,
     /// What this client writes. It reads both.
     pub encoding: Encoding,
+    /// Whether connections speak version 2 of the protocol where the gateway does. True by default.
+    pub speaks_v2: bool,
     /// Connections to hold, 1 to [`POOL_SIZE_MAX`].
     pub pool_size: u32,
     /// Whether a lost connection is made again.
@@ -54,6 +61,7 @@ impl SessionConfig {
             metadata: serde_json::Map::new(),
             methods: Vec::new(),
             encoding: Encoding::Json,
+            speaks_v2: true,
             pool_size: 1,
             auto_reconnect: true,
             reconnect_delay_ms: RECONNECT_DELAY_MS,
@@ -89,19 +97,26 @@ impl SessionConfig {
 
     /// The `metadata` of one connection's REGISTER, as JSON.
     pub(crate) fn metadata_json(&self, pool_index: u32) -> Vec<u8> {
-        if self.pool_size == 1 && self.metadata.is_empty() {
-            return Vec::new();
-        }
         let mut metadata = self.metadata.clone();
+        if self.speaks_v2 {
+            metadata.insert(OFFER.to_owned(), serde_json::json!({ "v": VERSION }));
+        }
         if self.pool_size > 1 {
             metadata.insert("poolIndex".to_owned(), pool_index.into());
             metadata.insert("poolSize".to_owned(), self.pool_size.into());
+        }
+        if metadata.is_empty() {
+            return Vec::new();
         }
         serde_json::to_vec(&metadata).expect("a map of JSON values is JSON")
     }
 
     /// Checks what [`Self::metadata_json`] gives: both encodings must be able to carry it.
     pub(crate) fn check_metadata(&self) -> Result<(), ErrorBody> {
+        if self.metadata.contains_key(OFFER) {
+            let why = format!("metadata: {OFFER:?} is the key under which client and gateway agree on a version");
+            return Err(ErrorBody::new(ErrorCode::InvalidArgument, why));
+        }
         let json = self.metadata_json(POOL_SIZE_MAX);
         let mut msgpack = Vec::new();
         if let Err(error) =

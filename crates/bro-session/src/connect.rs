@@ -8,12 +8,13 @@ use bro_proto::backoff::jittered_backoff_ms;
 use bro_proto::error::{ErrorBody, ErrorCode};
 use bro_proto::frame::Deframer;
 use bro_proto::limits::{
-    CONNECT_TIMEOUT_MS, GATEWAY_WAIT_RETRY_MAX_MS, GATEWAY_WAIT_RETRY_MS, RECONNECT_DELAY_MAX_MS,
-    REGISTER_ACK_TIMEOUT_MS, WRITE_STALL_TIMEOUT_MS,
+    CONNECT_TIMEOUT_MS, GATEWAY_WAIT_RETRY_MAX_MS, GATEWAY_WAIT_RETRY_MS, HEARTBEATS_MISSED_MAX,
+    RECONNECT_DELAY_MAX_MS, REGISTER_ACK_TIMEOUT_MS, WRITE_STALL_TIMEOUT_MS,
 };
 use bro_proto::time::Now;
 use bro_proto::v1::encode::{RegisterFields, encode_heartbeat, encode_register};
 use bro_proto::v1::{Encoding, Payload};
+use bro_proto::v2::{self, FrameKind};
 
 /// A `connect` that waits for its result.
 #[derive(Clone, Copy, Debug)]
@@ -94,20 +95,23 @@ impl Session {
         self.lose(id, Loss::Broken, error, now);
     }
 
-    /// REGISTER_ACK came. `takes_updates`: a gateway of the JavaScript library would take a second REGISTER on a live
+    /// REGISTER_ACK came. `speaks_v2`: so does the connection from now on. `takes_updates`: a gateway of the JavaScript library would take a second REGISTER on a live
     /// connection for a second service of the same name, and end the connection.
-    pub(crate) fn handle_ack(&mut self, id: ConnId, takes_updates: bool, now: Now) {
+    pub(crate) fn handle_ack(&mut self, id: ConnId, takes_updates: bool, speaks_v2: bool, now: Now) {
         let Some(conn) = self.pool.open(id) else { return };
         self.counters.registrations += 1;
         if conn.state == ConnState::Registered {
             return;
         }
         conn.takes_updates = takes_updates;
+        conn.v2 = (speaks_v2 && self.config.speaks_v2).then(Box::default);
         conn.state = ConnState::Registered;
         conn.attempt = 0;
         self.updates_due |= conn.methods_version != self.methods.version();
         self.stop_timer(id);
         self.pool.registered += 1;
+        self.forget_gateway_drain();
+        self.send_drain(id, now);
         if self.heartbeat.is_none() {
             let due_ms = later_ms(now, self.config.heartbeat_interval_ms);
             self.heartbeat = Some(self.timers.insert(due_ms, Timer::Heartbeat));
@@ -151,18 +155,35 @@ impl Session {
         conn.stall = Some((timer, taken));
     }
 
-    /// Tells the gateway on every connection that this client lives.
+    /// Tells the gateway on every connection that this client lives, and sees whether the gateway does.
     pub(crate) fn send_heartbeats(&mut self, now: Now) {
         let due_ms = later_ms(now, self.config.heartbeat_interval_ms);
         self.heartbeat = Some(self.timers.insert(due_ms, Timer::Heartbeat));
         for index in 0..self.pool.len() {
             let config = &self.config;
             let conn = self.pool.at(index);
-            // Bytes that wait already prove as much, once they are taken.
-            if conn.state != ConnState::Registered || !conn.outbound.is_empty() {
+            if conn.state != ConnState::Registered {
                 continue;
             }
             let id = conn.id;
+            if conn.silent_pings >= HEARTBEATS_MISSED_MAX {
+                let silent_ms = HEARTBEATS_MISSED_MAX.saturating_mul(config.heartbeat_interval_ms);
+                let why = format!("the gateway answered no PING for {silent_ms} ms");
+                self.lose_broken(id, ErrorBody::new(ErrorCode::ConnectionLost, why), now);
+                continue;
+            }
+            if conn.v2.is_some() && (conn.outbound.is_empty() || conn.silent_pings > 0) {
+                conn.silent_pings += 1;
+            }
+            // Bytes that wait already prove as much, once they are taken.
+            if !conn.outbound.is_empty() {
+                continue;
+            }
+            if conn.v2.is_some() {
+                conn.outbound.extend(|out| v2::encode::bare(out, FrameKind::Ping, 0));
+                self.queued(id, now);
+                continue;
+            }
             let queued = conn.outbound.append(config.frame_bytes_max, |out| {
                 encode_heartbeat(out, config.encoding, &config.service_name, now.wall_ms);
                 Ok(())
@@ -288,6 +309,7 @@ impl Session {
             self.end_call(call, Err(error), Origin::Local);
         }
         self.refuse_requests(now);
+        self.end_drain();
         for index in 0..self.pool.len() {
             let conn = self.pool.at(index);
             let (id, is_live) = (conn.id, conn.is_live());
@@ -312,6 +334,8 @@ impl Session {
         conn.state = ConnState::Idle;
         conn.deframer = Deframer::new();
         conn.outbound = Outbound::default();
+        conn.v2 = None;
+        conn.silent_pings = 0;
         if by_us {
             self.outputs.push_back(Output::Close { conn: id, unsent });
         }

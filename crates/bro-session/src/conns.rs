@@ -1,5 +1,6 @@
 //! The pool, and the state of each connection.
 
+use crate::link::Link;
 use crate::outbound::Outbound;
 use bro_proto::frame::Deframer;
 use bro_proto::limits::POOL_SIZE_MAX;
@@ -48,6 +49,10 @@ pub(crate) struct Conn {
     pub(crate) takes_updates: bool,
     /// Checks that the gateway takes our bytes; holds how many it had taken when the check was set.
     pub(crate) stall: Option<(TimerId, u64)>,
+    /// It speaks version 2. Invariant: in `Registered` only.
+    pub(crate) v2: Option<Box<Link>>,
+    /// Heartbeats since the first PING without any byte from the gateway behind it.
+    pub(crate) silent_pings: u64,
 }
 
 impl Conn {
@@ -62,12 +67,18 @@ impl Conn {
             methods_version: 0,
             takes_updates: false,
             stall: None,
+            v2: None,
+            silent_pings: 0,
         }
     }
 
     /// Whether bytes can come and go.
     pub(crate) fn is_open(&self) -> bool {
         matches!(self.state, ConnState::Registering | ConnState::Registered)
+    }
+
+    fn has_room(&self, queue_bytes_max: usize) -> bool {
+        self.state == ConnState::Registered && self.outbound.len() < queue_bytes_max
     }
 
     /// Whether the driver holds something for it.
@@ -114,13 +125,25 @@ impl Pool {
         self.find(id).filter(|conn| conn.is_open())
     }
 
+    /// What a connection of version 2 has told so far; `None` for one of version 1.
+    pub(crate) fn link(&mut self, id: ConnId) -> Option<&mut Link> {
+        self.open(id)?.v2.as_deref_mut()
+    }
+
+    pub(crate) fn speaks_v2(&self, id: ConnId) -> bool {
+        self.conns.get(id.index as usize).is_some_and(|conn| conn.id == id && conn.v2.is_some())
+    }
+
+    /// Whether calls can be made on a connection.
+    pub(crate) fn has_room(&self, id: ConnId, queue_bytes_max: usize) -> bool {
+        self.conns.get(id.index as usize).is_some_and(|conn| conn.id == id && conn.has_room(queue_bytes_max))
+    }
+
     /// The registered connection whose turn it is, leaving out those with `queue_bytes_max` bytes waiting.
     pub(crate) fn pick(&mut self, queue_bytes_max: usize) -> Option<ConnId> {
         let size = self.conns.len();
-        let found = (0..size).map(|step| (self.next + step) % size).find(|&index| {
-            let conn = &self.conns[index];
-            conn.state == ConnState::Registered && conn.outbound.len() < queue_bytes_max
-        })?;
+        let mut turns = (0..size).map(|step| (self.next + step) % size);
+        let found = turns.find(|&index| self.conns[index].has_room(queue_bytes_max))?;
         self.next = (found + 1) % size;
         Some(self.conns[found].id)
     }

@@ -2,11 +2,12 @@
 
 use crate::calls::{CallId, CallKey};
 use crate::conns::ConnId;
-use crate::requests::RequestId;
-use bro_proto::context::CallContext;
+use crate::context::RequestContext;
+use crate::requests::{RequestId, RequestKey};
 use bro_proto::error::{ErrorBody, ErrorCode};
 use bro_proto::v1::{Encoding, Payload};
 use bytes::Bytes;
+use std::sync::Arc;
 
 /// What the driver has to do, in the order in which it comes.
 #[derive(Debug)]
@@ -54,13 +55,14 @@ pub enum SessionEvent {
         error: ErrorBody,
     },
     /// Another service calls a method of this one: answer it with `respond`.
-    Request(Box<Request>),
+    Request(Request),
     /// A request needs no answer any more; `respond` would do nothing. Its caller has been answered where that
     /// was possible.
     RequestExpired {
         /// Which request.
         id: RequestId,
-        /// `TIMEOUT` (its deadline passed), `CONNECTION_LOST`, or `SHUTTING_DOWN` (this client disconnects).
+        /// `TIMEOUT` (its deadline passed), `CANCELLED` (its caller gave it up), `CONNECTION_LOST` (its caller is gone, or the
+        /// connection on which it came), or `SHUTTING_DOWN` (this client disconnects).
         reason: ErrorCode,
     },
     /// A call has ended. Comes exactly once for each call that was accepted and not cancelled.
@@ -73,6 +75,13 @@ pub enum SessionEvent {
         outcome: Result<OwnedPayload, ErrorBody>,
         /// Who ended it.
         origin: Origin,
+    },
+    /// The gateway is about to stop: it answers new calls `SHUTTING_DOWN`. Told once, whatever the size of the pool.
+    GatewayDraining,
+    /// A [`crate::Session::drain`] has ended.
+    Drained {
+        /// Requests that are still in work: none, unless it took too long.
+        in_work: usize,
     },
     /// The gateway sent an error. When it is about a call, that call has ended as well.
     GatewayError(ErrorBody),
@@ -100,15 +109,17 @@ pub struct Request {
     /// For `respond`.
     pub id: RequestId,
     /// The caller's id for the call.
-    pub request_id: String,
+    pub request_id: RequestKey,
     /// The calling service.
-    pub from: String,
+    pub from: Arc<str>,
     /// The method; it was registered when the call came.
-    pub method: String,
+    pub method: Arc<str>,
     /// The parameters; empty bytes when the caller sent none.
     pub params: OwnedPayload,
-    /// Where the call comes from. Nested calls extend it: pass it as their `parent`.
-    pub context: CallContext,
+    /// Where the call comes from. Nested calls continue it: name the request in them.
+    pub context: RequestContext,
+    /// Whether the caller waits. Where not, `respond` only tells that the work is done.
+    pub wants_answer: bool,
 }
 
 /// A value in one of the two encodings, not parsed. Usually a slice of the chunk it was read from, which stays in
@@ -122,6 +133,17 @@ pub struct OwnedPayload {
 }
 
 impl OwnedPayload {
+    /// Keeps a part of a frame: without copying when it lies in `chunk`.
+    pub(crate) fn keep(encoding: Encoding, part: &[u8], chunk: &Bytes) -> Self {
+        let whole = chunk.as_ptr_range();
+        let bytes = if whole.start <= part.as_ptr() && part.as_ptr_range().end <= whole.end {
+            chunk.slice_ref(part)
+        } else {
+            Bytes::copy_from_slice(part)
+        };
+        Self { encoding, bytes }
+    }
+
     /// The value, borrowed.
     pub fn as_payload(&self) -> Payload<'_> {
         Payload { encoding: self.encoding, bytes: &self.bytes }
@@ -135,6 +157,8 @@ pub struct SessionStatus {
     pub connected: bool,
     /// Connections that are registered.
     pub connections_registered: usize,
+    /// Those among them that speak version 2.
+    pub connections_v2: usize,
     /// Calls that wait for their answer.
     pub pending_calls: usize,
     /// Calls of others that are being worked on.
@@ -150,6 +174,8 @@ pub struct SessionStatus {
 pub struct Counters {
     /// Calls accepted.
     pub calls: u64,
+    /// Calls without answer accepted.
+    pub notifications: u64,
     /// Answers to calls that had already ended: too late, cancelled, or never made.
     pub late_answers: u64,
     /// Requests handed to the driver.

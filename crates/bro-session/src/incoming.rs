@@ -2,23 +2,49 @@
 
 use crate::answers::Received;
 use crate::conns::ConnId;
-use crate::event::{Request, SessionEvent};
-use crate::requests::{Echo, RequestId};
-use crate::session::{Session, Timer, append_error, check_reach, later_ms, unsendable};
+use crate::context::RequestContext;
+use crate::event::{OwnedPayload, Request, SessionEvent};
+use crate::requests::{Echo, InWork, RequestId, RequestKey};
+use crate::session::{Session, Timer, append_error, check_depth, check_reach, later_ms, too_large, unsendable};
 use bro_proto::context::CallContext;
 use bro_proto::error::{ErrorBody, ErrorCode};
 use bro_proto::limits::{
-    CALL_ID_BYTES_MAX, CALL_TIMEOUT_MAX_MS, CLIENT_QUEUE_ERRORS_BYTES_MAX, METHOD_NAME_BYTES_MAX, PING_METHOD,
+    CALL_ID_BYTES_MAX, CALL_TIMEOUT_MAX_MS, FRAME_PREFIX_BYTES, METHOD_NAME_BYTES_MAX, PING_METHOD,
     SERVICE_NAME_BYTES_MAX,
 };
 use bro_proto::time::Now;
 use bro_proto::v1::encode::{ContextSource, Outcome, ResponseFields, encode_response};
 use bro_proto::v1::{Encoding, Payload, check_nesting, decode};
+use bro_proto::v2::{self, CallNumber, Codec, HEAD_BYTES};
+use bytes::Bytes;
+use std::sync::Arc;
 
 const PONG: Payload<'static> = Payload { encoding: Encoding::Json, bytes: br#"{"pong":true}"# };
 
+/// What becomes of a call that is not refused.
+enum Admitted<T> {
+    /// Answered by the session itself.
+    Ping,
+    /// For the driver.
+    Request(T),
+}
+
+/// Commands.
 impl Session {
-    /// A CALL: becomes a request for the driver, or is answered here.
+    /// Answers a request. False when it needs no answer any more: answered before, expired, or its connection is lost.
+    ///
+    /// A result that cannot be sent (too large, not transcodable) is answered with that error instead, and
+    /// [`SessionEvent::Error`] tells. Of a request that wants no answer this is only the end.
+    pub fn respond(&mut self, id: RequestId, outcome: Outcome<'_>, now: Now) -> bool {
+        self.now = now;
+        let Some(in_work) = self.take_request(id) else { return false };
+        self.answer(in_work.conn, &in_work.from, &in_work.echo, outcome, now);
+        true
+    }
+}
+
+impl Session {
+    /// A CALL of version 1: becomes a request for the driver, or is answered here.
     pub(crate) fn handle_call(&mut self, conn: ConnId, received: &Received<'_>, now: Now) {
         let header = &received.header;
         let id = header.id.as_ref().map_or("", |id| &*id.value);
@@ -27,44 +53,136 @@ impl Session {
             return self.tell_invalid("CALL that cannot be answered: no id, or a name or an id that is too long");
         }
         let context = header.context.as_ref().map(|context| received.borrow(&context.span));
-        let echo = Echo::new(id, from, context);
-        match self.admit(conn, received, from, now) {
-            Ok(Admitted::Ping) => self.answer(conn, &echo, Outcome::Success(PONG), now),
-            Ok(Admitted::Request { method, context }) => {
-                let request_id = id.to_owned();
-                let from = from.to_owned();
-                let remaining_ms = context.remaining_ms(now).min(CALL_TIMEOUT_MAX_MS);
-                let id = self.requests.insert(conn, echo);
-                let timer = self.timers.insert(later_ms(now, remaining_ms), Timer::Request(id));
-                self.requests.set_timer(id, timer);
-                self.counters.requests += 1;
-                let params = received.keep(header.params.as_ref());
-                self.tell(SessionEvent::Request(Box::new(Request { id, request_id, from, method, params, context })));
+        let context = context.map(|context| (context.encoding, context.bytes.into()));
+        let id: Arc<str> = id.into();
+        let from: Arc<str> = from.into();
+        let echo = Echo::V1 { id: id.clone(), context };
+        match self.admit_text(conn, received, &from, now) {
+            Ok(Admitted::Ping) => self.answer(conn, &from, &echo, Outcome::Success(PONG), now),
+            Ok(Admitted::Request((method, context))) => {
+                let due_ms = later_ms(now, context.remaining_ms(now).min(CALL_TIMEOUT_MAX_MS));
+                let context = RequestContext::whole(context);
+                let in_work = InWork { conn, from, echo, context, due_ms, timer: None };
+                self.hand_out(in_work, RequestKey::V1(id), method, received.keep(header.params.as_ref()));
             }
             Err(error) => {
                 self.counters.requests_refused += 1;
-                self.answer(conn, &echo, Outcome::Error(&error), now);
+                self.answer(conn, &from, &echo, Outcome::Error(&error), now);
             }
         }
     }
 
-    /// Sends the one RESPONSE to a request. Never refused: what cannot be sent is replaced by a small error.
-    pub(crate) fn answer(&mut self, conn_id: ConnId, echo: &Echo, outcome: Outcome<'_>, now: Now) {
+    /// A CALL or a NOTIFY of version 2.
+    pub(crate) fn handle_numbered_call(
+        &mut self,
+        conn: ConnId,
+        call: &v2::Call<'_>,
+        is_notification: bool,
+        chunk: &Bytes,
+        now: Now,
+    ) {
+        let Some(link) = self.pool.link(conn) else { return };
+        let Some(from) = link.names.find(call.peer).cloned() else {
+            return self.break_off(conn, "a call of a caller whose name was not told", now);
+        };
+        if is_notification != (call.id == 0) || link.numbers.contains(call.id) {
+            return self.break_off(conn, "a call whose number is taken, or not as its kind demands", now);
+        }
+        let echo = if is_notification { Echo::Nobody } else { Echo::V2 { number: call.id } };
+        match self.admit_numbered(conn, call, chunk) {
+            Ok(Admitted::Ping) => self.answer(conn, &from, &echo, Outcome::Success(PONG), now),
+            Ok(Admitted::Request((method, params))) => {
+                let asked_ms = (call.timeout_ms > 0).then_some(u64::from(call.timeout_ms));
+                let timeout_ms = self.config.call_timeout_ms(asked_ms);
+                let deadline_ms = now.wall_ms.saturating_add(timeout_ms);
+                let context = match &call.section {
+                    Some(section) => RequestContext::of_section(section, deadline_ms),
+                    None => RequestContext::begun(call.root, deadline_ms),
+                };
+                let in_work = InWork { conn, from, echo, context, due_ms: later_ms(now, timeout_ms), timer: None };
+                self.hand_out(in_work, RequestKey::V2(CallNumber::from_wire(call.origin)), method, params);
+            }
+            Err(error) => {
+                self.counters.requests_refused += 1;
+                self.answer(conn, &from, &echo, Outcome::Error(&error), now);
+            }
+        }
+    }
+
+    fn hand_out(&mut self, in_work: InWork, request_id: RequestKey, method: Arc<str>, params: OwnedPayload) {
+        let (conn, due_ms) = (in_work.conn, in_work.due_ms);
+        let (from, context) = (in_work.from.clone(), in_work.context.clone());
+        let wants_answer = !matches!(in_work.echo, Echo::Nobody);
+        let number = if let Echo::V2 { number } = in_work.echo { Some(number) } else { None };
+        let id = self.requests.insert(in_work);
+        if let Some(number) = number
+            && let Some(link) = self.pool.link(conn)
+        {
+            link.numbers.insert(number, id);
+        }
+        let timer = self.timers.insert(due_ms, Timer::Request(id));
+        self.requests.set_timer(id, timer);
+        self.counters.requests += 1;
+        self.tell(SessionEvent::Request(Request { id, request_id, from, method, params, context, wants_answer }));
+    }
+
+    /// Takes a request out of work, with everything that leads to it.
+    pub(crate) fn take_request(&mut self, id: RequestId) -> Option<InWork> {
+        let in_work = self.requests.remove(id)?;
+        if let Some(timer) = in_work.timer {
+            self.timers.remove(timer);
+        }
+        if let Echo::V2 { number } = in_work.echo
+            && let Some(link) = self.pool.link(in_work.conn)
+        {
+            link.numbers.remove(number);
+        }
+        Some(in_work)
+    }
+
+    /// Sends the one answer to a request, if it wants one. Never refused: what cannot be sent is replaced by a small error.
+    pub(crate) fn answer(&mut self, conn_id: ConnId, from: &str, echo: &Echo, outcome: Outcome<'_>, now: Now) {
         let config = &self.config;
         let Some(conn) = self.pool.open(conn_id) else { return };
         let waiting = conn.outbound.len();
         let outbound = &mut conn.outbound;
-        let mut send = |outcome: Outcome<'_>, with_context: bool| {
-            let context = echo.context().filter(|_| with_context).map(ContextSource::Encoded);
-            let fields =
-                ResponseFields { id: echo.id(), from: &config.service_name, to: echo.from(), outcome, context };
-            outbound.append(config.frame_bytes_max, |out| encode_response(out, config.encoding, &fields))
+        let frame_bytes_max = config.frame_bytes_max;
+        let mut send = |outcome: Outcome<'_>, with_context: bool| match echo {
+            Echo::V1 { id, .. } => {
+                let context = echo.context().filter(|_| with_context).map(ContextSource::Encoded);
+                let fields = ResponseFields { id, from: &config.service_name, to: from, outcome, context };
+                let queued = outbound.append(frame_bytes_max, |out| encode_response(out, config.encoding, &fields));
+                queued.map_err(|error| append_error(error, frame_bytes_max))
+            }
+            Echo::V2 { number } => match outcome {
+                Outcome::Success(result) => {
+                    let body_bytes = HEAD_BYTES - FRAME_PREFIX_BYTES + result.bytes.len();
+                    if body_bytes > frame_bytes_max {
+                        return Err(too_large(body_bytes, frame_bytes_max));
+                    }
+                    outbound.extend(|out| {
+                        v2::encode::response_head(out, *number, Codec::of(result), result.bytes.len());
+                        out.extend_from_slice(result.bytes);
+                    });
+                    Ok(())
+                }
+                Outcome::Error(error) => {
+                    let queued = outbound.append(frame_bytes_max, |out| {
+                        v2::encode::error(out, *number, error, false);
+                        Ok(())
+                    });
+                    queued.map_err(|error| append_error(error, frame_bytes_max))
+                }
+            },
+            Echo::Nobody => Ok(()),
         };
         let result_bytes = match outcome {
             Outcome::Success(result) => result.bytes.len(),
             Outcome::Error(error) => error.message.len() + error.stack.as_ref().map_or(0, String::len),
         };
-        let sent = if waiting + result_bytes > config.outbound_bytes_max() {
+        let sent = if matches!(echo, Echo::Nobody) {
+            return;
+        } else if waiting + result_bytes > config.outbound_bytes_max() {
             let why = format!("no room for the answer: {waiting} bytes wait for the gateway to read them");
             Err(ErrorBody::new(ErrorCode::Overloaded, why))
         } else if let Outcome::Success(result) = outcome
@@ -72,26 +190,29 @@ impl Session {
         {
             Err(unsendable(error))
         } else {
-            send(outcome, true).map_err(|error| append_error(error, config.frame_bytes_max))
+            send(outcome, true)
         };
-        if let Err(error) = sent {
-            if send(Outcome::Error(&error), true).is_err() {
-                send(Outcome::Error(&error), false).expect("a short error fits every limit");
-            }
-            let waiting = outbound.len();
-            self.tell(SessionEvent::Error(error));
-            if waiting > self.config.outbound_bytes_max() + CLIENT_QUEUE_ERRORS_BYTES_MAX {
-                let why = format!("the gateway does not read: {waiting} bytes wait for it");
-                return self.lose_broken(conn_id, ErrorBody::new(ErrorCode::ConnectionLost, why), now);
-            }
+        let Err(error) = sent else { return self.queued(conn_id, now) };
+        if send(Outcome::Error(&error), true).is_err() {
+            send(Outcome::Error(&error), false).expect("a short error fits every limit");
         }
-        self.queued(conn_id, now);
+        self.tell(SessionEvent::Error(error));
+        self.queued_unasked(conn_id, now);
     }
 
     /// A request's deadline has passed.
     pub(crate) fn expire_request(&mut self, id: RequestId, now: Now) {
         let error = ErrorBody::new(ErrorCode::Timeout, "the deadline passed while the method was at work");
         self.refuse_request(id, &error, ErrorCode::Timeout, now);
+    }
+
+    /// A request's caller does not wait any more, says the gateway.
+    pub(crate) fn give_up_request(&mut self, conn: ConnId, number: u64, reason: v2::CancelReason) {
+        let Some(id) = self.pool.link(conn).and_then(|link| link.numbers.find(number)) else { return };
+        if self.take_request(id).is_some() {
+            self.requests.note_given_up(id, reason);
+            self.tell(SessionEvent::RequestExpired { id, reason: reason.code() });
+        }
     }
 
     /// Answers all requests in work, for a client that disconnects.
@@ -105,11 +226,9 @@ impl Session {
     /// Forgets the requests of a lost connection: their callers cannot be reached.
     pub(crate) fn drop_requests(&mut self, conn: ConnId) {
         for id in self.requests.select(Some(conn)) {
-            let Some(in_work) = self.requests.remove(id) else { continue };
-            if let Some(timer) = in_work.timer {
-                self.timers.remove(timer);
+            if self.take_request(id).is_some() {
+                self.tell(SessionEvent::RequestExpired { id, reason: ErrorCode::ConnectionLost });
             }
-            self.tell(SessionEvent::RequestExpired { id, reason: ErrorCode::ConnectionLost });
         }
     }
 
@@ -119,7 +238,13 @@ impl Session {
         }
     }
 
-    fn admit(&mut self, conn: ConnId, received: &Received<'_>, from: &str, now: Now) -> Result<Admitted, ErrorBody> {
+    fn admit_text(
+        &mut self,
+        conn: ConnId,
+        received: &Received<'_>,
+        from: &str,
+        now: Now,
+    ) -> Result<Admitted<(Arc<str>, CallContext)>, ErrorBody> {
         let header = &received.header;
         let Some(method) = &header.method else {
             return Err(ErrorBody::new(ErrorCode::InvalidMessage, "CALL without method"));
@@ -137,26 +262,40 @@ impl Session {
             let why = format!("method name of {} bytes, at most {METHOD_NAME_BYTES_MAX} are accepted", method.len());
             return Err(ErrorBody::new(ErrorCode::InvalidMessage, why));
         }
+        Ok(match self.admit_method(conn, method)? {
+            Admitted::Ping => Admitted::Ping,
+            Admitted::Request(method) => Admitted::Request((method, context)),
+        })
+    }
+
+    fn admit_numbered(
+        &mut self,
+        conn: ConnId,
+        call: &v2::Call<'_>,
+        chunk: &Bytes,
+    ) -> Result<Admitted<(Arc<str>, OwnedPayload)>, ErrorBody> {
+        check_depth(call.section.map_or(2, |section| section.depth))?;
+        Ok(match self.admit_method(conn, call.method)? {
+            Admitted::Ping => Admitted::Ping,
+            Admitted::Request(method) => {
+                Admitted::Request((method, self.read_payload(call.codec, call.payload, chunk)?))
+            }
+        })
+    }
+
+    fn admit_method(&mut self, conn: ConnId, method: &str) -> Result<Admitted<Arc<str>>, ErrorBody> {
         if method == PING_METHOD {
             return Ok(Admitted::Ping);
         }
-        if !self.methods.contains(method) {
+        let Some(method) = self.methods.find(method) else {
             let why = format!("service {:?} has no method {method:?}", self.config.service_name);
             return Err(ErrorBody::new(ErrorCode::MethodNotFound, why));
-        }
+        };
         let waiting = self.pool.open(conn).map_or(0, |conn| conn.outbound.len());
         if self.requests.is_full() || waiting > self.config.queue_bytes_max {
             let why = format!("{} calls are being worked on, {waiting} bytes of answers wait", self.requests.len());
             return Err(ErrorBody::new(ErrorCode::Overloaded, why));
         }
-        Ok(Admitted::Request { method: method.to_owned(), context })
+        Ok(Admitted::Request(method.clone()))
     }
-}
-
-/// What becomes of a CALL that is not refused.
-enum Admitted {
-    /// Answered by the session itself.
-    Ping,
-    /// For the driver.
-    Request { method: String, context: CallContext },
 }

@@ -4,6 +4,7 @@ use bro_proto::error::{ErrorBody, ErrorCode};
 use bro_proto::limits::{METADATA_BYTES_MAX, METHODS_MAX, PING_METHOD, REGISTER_BYTES_MAX};
 use bro_proto::name::check_method_name;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// Encoded bytes that all names together may have, so that a REGISTER stays below its limit. What is left after
 /// the metadata and these holds the service name, the version and the keys.
@@ -13,7 +14,7 @@ const NAMES_BYTES_MAX: usize = REGISTER_BYTES_MAX - METADATA_BYTES_MAX - 4096;
 pub(crate) struct Methods {
     /// In the order of registration.
     names: Vec<Box<str>>,
-    lookup: BTreeSet<Box<str>>,
+    lookup: BTreeSet<Arc<str>>,
     names_bytes: usize,
     /// Counts changes: a registration that carries an older version is out of date.
     version: u64,
@@ -57,8 +58,9 @@ impl Methods {
         true
     }
 
-    pub(crate) fn contains(&self, name: &str) -> bool {
-        self.lookup.contains(name)
+    /// The name itself, to be shared.
+    pub(crate) fn find(&self, name: &str) -> Option<&Arc<str>> {
+        self.lookup.get(name)
     }
 
     pub(crate) fn names(&self) -> &[Box<str>] {
@@ -90,7 +92,7 @@ mod tests {
         assert_eq!(methods.version(), 3);
         assert!(methods.remove("a") && !methods.remove("a"));
         assert_eq!(methods.names().concat(), "bc");
-        assert!(methods.contains("b") && !methods.contains("a"));
+        assert!(methods.find("b").is_some() && methods.find("a").is_none());
     }
 
     #[test]

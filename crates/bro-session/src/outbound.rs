@@ -85,6 +85,11 @@ impl Outbound {
         Ok(())
     }
 
+    /// Queues whole frames that are known to be within their limits.
+    pub(crate) fn extend(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        write(&mut self.bytes);
+    }
+
     /// Everything that is left, for a connection that ends.
     pub(crate) fn take_rest(&mut self) -> Vec<u8> {
         let mut rest = std::mem::take(&mut self.bytes);

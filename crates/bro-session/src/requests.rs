@@ -1,9 +1,13 @@
 //! Calls of others that this client is working on.
 
 use crate::conns::ConnId;
+use crate::context::RequestContext;
 use crate::slots::Slots;
 use bro_proto::timer::TimerId;
 use bro_proto::v1::{Encoding, Payload};
+use bro_proto::v2::{CallNumber, CancelReason};
+use std::fmt;
+use std::sync::Arc;
 
 /// Names a request that was handed to the driver. Ids of answered or expired requests are recognised and ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -14,34 +18,42 @@ pub struct RequestId {
     pub generation: u32,
 }
 
-/// What the answer to a call must repeat. Copied, so that no chunk of input is kept in memory by it.
+/// The caller's id of a request; `Display` writes what people see.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum RequestKey {
+    /// Of version 1: any text.
+    V1(Arc<str>),
+    /// Of version 2: the caller's number. That of a notification is 0.
+    V2(CallNumber),
+}
+
+impl fmt::Display for RequestKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RequestKey::V1(id) => f.write_str(id),
+            RequestKey::V2(number) => number.write(f),
+        }
+    }
+}
+
+/// What the answer to a request needs.
 #[derive(Debug)]
-pub(crate) struct Echo {
-    /// The caller's id, then the caller's name.
-    text: Box<str>,
-    id_bytes: usize,
-    context: Option<(Encoding, Box<[u8]>)>,
+pub(crate) enum Echo {
+    /// Version 1: what must be repeated. The context is copied, so that no chunk of input is kept in memory by it.
+    V1 { id: Arc<str>, context: Option<(Encoding, Box<[u8]>)> },
+    /// Version 2: the gateway's number of the call. Invariant: while the request is in work, its connection knows the number.
+    V2 { number: u64 },
+    /// Nobody waits for an answer.
+    Nobody,
 }
 
 impl Echo {
-    pub(crate) fn new(id: &str, from: &str, context: Option<Payload<'_>>) -> Self {
-        let mut text = String::with_capacity(id.len() + from.len());
-        text.push_str(id);
-        text.push_str(from);
-        let context = context.map(|context| (context.encoding, context.bytes.into()));
-        Self { text: text.into_boxed_str(), id_bytes: id.len(), context }
-    }
-
-    pub(crate) fn id(&self) -> &str {
-        &self.text[..self.id_bytes]
-    }
-
-    pub(crate) fn from(&self) -> &str {
-        &self.text[self.id_bytes..]
-    }
-
+    /// The context as it came, of a request of version 1 that had one.
     pub(crate) fn context(&self) -> Option<Payload<'_>> {
-        self.context.as_ref().map(|(encoding, bytes)| Payload { encoding: *encoding, bytes })
+        match self {
+            Echo::V1 { context: Some((encoding, bytes)), .. } => Some(Payload { encoding: *encoding, bytes }),
+            _ => None,
+        }
     }
 }
 
@@ -50,8 +62,13 @@ impl Echo {
 pub(crate) struct InWork {
     /// Where it came from: the answer goes there and nowhere else.
     pub(crate) conn: ConnId,
+    /// The caller.
+    pub(crate) from: Arc<str>,
     pub(crate) echo: Echo,
-    /// Fires at the request's deadline. `None` only while the request is being taken in.
+    pub(crate) context: RequestContext,
+    /// Its deadline, on the clock of the timers.
+    pub(crate) due_ms: u64,
+    /// Fires at the deadline. `None` only while the request is being taken in.
     pub(crate) timer: Option<TimerId>,
 }
 
@@ -59,11 +76,14 @@ pub(crate) struct InWork {
 pub(crate) struct RequestTable {
     slots: Slots<InWork>,
     len_max: usize,
+    /// By slot: the last request there that its caller gave up.
+    given_up: Vec<Option<(u32, CancelReason)>>,
+    trims_seen: u32,
 }
 
 impl RequestTable {
     pub(crate) fn new(len_max: usize) -> Self {
-        Self { slots: Slots::new(0), len_max }
+        Self { slots: Slots::new(1), len_max, given_up: Vec::new(), trims_seen: 0 }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -74,8 +94,8 @@ impl RequestTable {
         self.slots.len() >= self.len_max
     }
 
-    pub(crate) fn insert(&mut self, conn: ConnId, echo: Echo) -> RequestId {
-        let (slot, generation) = self.slots.insert(InWork { conn, echo, timer: None });
+    pub(crate) fn insert(&mut self, in_work: InWork) -> RequestId {
+        let (slot, generation) = self.slots.insert(in_work);
         RequestId { slot, generation }
     }
 
@@ -85,15 +105,33 @@ impl RequestTable {
         }
     }
 
-    /// Ends a request: the only way out of the table, so it is answered at most once.
-    pub(crate) fn remove(&mut self, id: RequestId) -> Option<InWork> {
-        self.slots.remove(id.slot, id.generation)
+    pub(crate) fn get(&self, id: RequestId) -> Option<&InWork> {
+        self.slots.get(id.slot, id.generation)
     }
 
-    /// The context of a request as it came.
-    pub(crate) fn context(&self, id: RequestId) -> Option<Payload<'_>> {
-        let (generation, in_work) = self.slots.at(id.slot)?;
-        if generation == id.generation { in_work.echo.context() } else { None }
+    /// Ends a request: the only way out of the table, so it is answered at most once.
+    pub(crate) fn remove(&mut self, id: RequestId) -> Option<InWork> {
+        let in_work = self.slots.remove(id.slot, id.generation);
+        if self.slots.trims() != self.trims_seen {
+            self.trims_seen = self.slots.trims();
+            self.given_up = Vec::new();
+        }
+        in_work
+    }
+
+    /// Remembers that a request was given up by its caller, as long as its slot has no other such request.
+    pub(crate) fn note_given_up(&mut self, id: RequestId, reason: CancelReason) {
+        let slot = id.slot as usize;
+        if self.given_up.len() <= slot {
+            self.given_up.resize(slot + 1, None);
+        }
+        self.given_up[slot] = Some((id.generation, reason));
+    }
+
+    /// Why a request was given up by its caller, if it is known to have been.
+    pub(crate) fn given_up(&self, id: RequestId) -> Option<CancelReason> {
+        let (generation, reason) = (*self.given_up.get(id.slot as usize)?)?;
+        (generation == id.generation).then_some(reason)
     }
 
     /// The requests that came on `conn`, or all.

@@ -4,25 +4,26 @@ use crate::calls::{CallId, CallTable};
 use crate::config::SessionConfig;
 use crate::connect::Attempt;
 use crate::conns::{ConnId, Pool};
+use crate::drain::Drain;
 use crate::event::{Counters, Origin, Output, OwnedPayload, SessionEvent, SessionStatus};
 use crate::methods::Methods;
 use crate::outbound::{AppendError, Outbound};
 use crate::requests::{RequestId, RequestTable};
-use bro_proto::context::{CallContext, deadline_ms};
+use bro_proto::context::CallContext;
 use bro_proto::error::{ErrorBody, ErrorCode};
 use bro_proto::frame::Cut;
-use bro_proto::id::write_id;
-use bro_proto::limits::{CHAIN_LEN_MAX, DEPTH_MAX, WRITE_STALL_TIMEOUT_MS};
-use bro_proto::name::{check_method_name, check_service_name};
+use bro_proto::limits::{CLIENT_QUEUE_ERRORS_BYTES_MAX, DEPTH_MAX, WRITE_STALL_TIMEOUT_MS};
 use bro_proto::rng::Rng;
 use bro_proto::time::Now;
 use bro_proto::timer::TimerWheel;
-use bro_proto::v1::encode::{CallFields, ContextSource, Outcome, encode_call};
-use bro_proto::v1::{Payload, ScanError, check_nesting};
+use bro_proto::v1::{Payload, ScanError};
 use bytes::Bytes;
 use std::collections::VecDeque;
 
 /// One client of the gateway: its registration, its pool of connections, its calls in both directions.
+///
+/// Each connection speaks version 2 of the protocol where its gateway does ([`SessionConfig::speaks_v2`]), and version 1 otherwise;
+/// drivers notice little of it.
 ///
 /// # How a driver uses it
 /// After every batch of inputs (commands, `handle_*`), in this order:
@@ -41,7 +42,8 @@ use std::collections::VecDeque;
 /// - Every call for which [`Session::call`] returned `Ok` ends exactly once: by one
 ///   [`SessionEvent::CallDone`], or by a [`Session::cancel`] that returned true.
 /// - Every [`SessionEvent::Request`] ends exactly once: by a [`Session::respond`] that returned true, or by one
-///   [`SessionEvent::RequestExpired`]. At most one RESPONSE goes out for it.
+///   [`SessionEvent::RequestExpired`]. At most one answer goes out for it.
+/// - Every [`Session::drain`] ends with one [`SessionEvent::Drained`]; those that overlap end together.
 /// - Every `connect` ends with [`SessionEvent::Registered`], [`SessionEvent::AlreadyConnected`] or
 ///   [`SessionEvent::ConnectFailed`]; calls of `connect` that overlap end together.
 /// - On one connection, at most `queue_bytes_max + frame_bytes_max +`
@@ -66,12 +68,15 @@ pub struct Session {
     /// The methods may have changed since some connection was registered.
     pub(crate) updates_due: bool,
     pub(crate) heartbeat: Option<bro_proto::timer::TimerId>,
+    pub(crate) drain: Drain,
     /// The latest moment that an input named.
     pub(crate) now: Now,
-    /// Scratch space for the context of the call being made.
-    context: CallContext,
+    /// Scratch space for the context of the call of version 1 being made.
+    pub(crate) context: CallContext,
     /// Scratch space for its id.
-    id_text: String,
+    pub(crate) id_text: String,
+    /// Scratch space for the context section of the call of version 2 being made.
+    pub(crate) section: Vec<u8>,
 }
 
 /// What a timer is for.
@@ -83,30 +88,8 @@ pub(crate) enum Timer {
     Conn(ConnId),
     Stall(ConnId),
     Heartbeat,
-}
-
-/// A call to be made.
-#[derive(Clone, Copy, Debug)]
-pub struct CallRequest<'a> {
-    /// The service to call.
-    pub to: &'a str,
-    /// The method to call.
-    pub method: &'a str,
-    /// The parameters; empty bytes leave them out.
-    pub params: Payload<'a>,
-    /// The context of the request that this call is made for. It is extended by `to`, and its deadline holds.
-    pub parent: Option<&'a CallContext>,
-    /// A context to be sent as it is, instead of an extended or a new one.
-    pub context: Option<&'a CallContext>,
-    /// Time the call may take, in milliseconds, if not the configured one.
-    pub timeout_ms: Option<u64>,
-}
-
-impl<'a> CallRequest<'a> {
-    /// A call that begins a chain and may take the configured time.
-    pub fn new(to: &'a str, method: &'a str, params: Payload<'a>) -> Self {
-        Self { to, method, params, parent: None, context: None, timeout_ms: None }
-    }
+    /// The end of a drain that is waited for.
+    Drain,
 }
 
 /// Commands.
@@ -133,9 +116,11 @@ impl Session {
             announced: false,
             updates_due: false,
             heartbeat: None,
+            drain: Drain::default(),
             now,
             context: CallContext { root: String::new(), chain: Vec::new(), depth: 0, deadline_ms: 0 },
             id_text: String::new(),
+            section: Vec::new(),
             rng,
             config,
         })
@@ -155,73 +140,6 @@ impl Session {
         self.updates_due |= removed;
         removed
     }
-
-    /// Makes a call. After an error nothing was sent, and no event follows.
-    pub fn call(&mut self, call: CallRequest<'_>, now: Now) -> Result<CallId, ErrorBody> {
-        self.now = now;
-        check_call_names(&call)?;
-        if !self.announced {
-            return Err(ErrorBody::new(ErrorCode::NotConnected, "not connected to the gateway"));
-        }
-        let timeout_ms = self.prepare_context(&call, now)?;
-        if self.calls.is_full() {
-            let why = format!("{} calls wait for their answer already", self.calls.len_max());
-            return Err(ErrorBody::new(ErrorCode::ResourceExhausted, why));
-        }
-        let Session { config, pool, calls, context, id_text, .. } = self;
-        if call.params.encoding == config.encoding && call.params.bytes.len() > config.frame_bytes_max {
-            return Err(too_large(call.params.bytes.len(), config.frame_bytes_max));
-        }
-        check_nesting(call.params).map_err(unsendable)?;
-        let Some(conn_id) = pool.pick(config.queue_bytes_max) else {
-            let why = format!("{} bytes wait for the gateway to read them", config.queue_bytes_max);
-            return Err(ErrorBody::new(ErrorCode::Overloaded, why));
-        };
-        let (id, key) = calls.insert(conn_id, timeout_ms, now.wall_ms);
-        id_text.clear();
-        key.write(id_text);
-        let fields = CallFields {
-            id: id_text,
-            from: &config.service_name,
-            to: call.to,
-            method: call.method,
-            params: call.params,
-            context: ContextSource::Owned(call.context.unwrap_or(context)),
-        };
-        let outbound = &mut pool.at(conn_id.index as usize).outbound;
-        if let Err(error) = outbound.append(config.frame_bytes_max, |out| encode_call(out, config.encoding, &fields)) {
-            calls.remove(id);
-            return Err(append_error(error, config.frame_bytes_max));
-        }
-        let timer = self.timers.insert(later_ms(now, timeout_ms), Timer::Call(id));
-        self.calls.set_timer(id, timer);
-        self.queued(conn_id, now);
-        self.counters.calls += 1;
-        Ok(id)
-    }
-
-    /// Gives a call up: no event will come for it. False when it has ended already; then its event is on the way.
-    pub fn cancel(&mut self, id: CallId) -> bool {
-        let Some((_, pending)) = self.calls.remove(id) else { return false };
-        if let Some(timer) = pending.timer {
-            self.timers.remove(timer);
-        }
-        true
-    }
-
-    /// Answers a request. False when it needs no answer any more: answered before, expired, or its connection is lost.
-    ///
-    /// A result that cannot be sent (too large, not transcodable) is answered with that error instead, and
-    /// [`SessionEvent::Error`] tells.
-    pub fn respond(&mut self, id: RequestId, outcome: Outcome<'_>, now: Now) -> bool {
-        self.now = now;
-        let Some(in_work) = self.requests.remove(id) else { return false };
-        if let Some(timer) = in_work.timer {
-            self.timers.remove(timer);
-        }
-        self.answer(in_work.conn, &in_work.echo, outcome, now);
-        true
-    }
 }
 
 /// Inputs of the driver. Those about the connections themselves are in `connect`.
@@ -230,6 +148,7 @@ impl Session {
     pub fn handle_bytes(&mut self, conn: ConnId, chunk: &Bytes, now: Now) {
         self.now = now;
         let Some(open) = self.pool.open(conn) else { return };
+        open.silent_pings = 0;
         // Taken out so that frames can borrow it while the rest of the session handles them.
         let mut deframer = std::mem::take(&mut open.deframer);
         let mut frames = deframer.start(chunk, self.config.frame_bytes_max);
@@ -267,6 +186,7 @@ impl Session {
                 Timer::Conn(id) => self.expire_conn(id, now),
                 Timer::Stall(id) => self.check_stall(id, now),
                 Timer::Heartbeat => self.send_heartbeats(now),
+                Timer::Drain => self.expire_drain(),
             }
         }
     }
@@ -276,7 +196,7 @@ impl Session {
 impl Session {
     /// What the driver has to do next.
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        self.outputs.pop_front().or_else(|| self.poll_drained())
     }
 
     /// A connection that got bytes to write since it was last named here.
@@ -310,10 +230,20 @@ impl Session {
         self.methods.names()
     }
 
-    /// The context of a request in work as its caller encoded it; `None` when it came without one, or is not in work.
-    /// What [`crate::Request::context`] holds, for drivers whose users read JSON themselves.
+    /// The context of a request in work as its caller encoded it; `None` when it came without one or in version 2, or is not in
+    /// work. What [`crate::Request::context`] holds, for drivers whose users read JSON themselves.
     pub fn request_context(&self, id: RequestId) -> Option<Payload<'_>> {
-        self.requests.context(id)
+        self.requests.get(id)?.echo.context()
+    }
+
+    /// Whether a request has no answer so far, and somebody waits for its end.
+    pub fn is_in_work(&self, id: RequestId) -> bool {
+        self.requests.get(id).is_some()
+    }
+
+    /// Whether a connection speaks version 2.
+    pub fn speaks_v2(&self, conn: ConnId) -> bool {
+        self.pool.speaks_v2(conn)
     }
 
     /// The present state.
@@ -321,6 +251,7 @@ impl Session {
         SessionStatus {
             connected: self.announced,
             connections_registered: self.pool.registered,
+            connections_v2: self.pool.iter().filter(|conn| conn.v2.is_some()).count(),
             pending_calls: self.calls.len(),
             requests_in_work: self.requests.len(),
             methods: self.methods.names().len(),
@@ -349,66 +280,29 @@ impl Session {
         }
     }
 
+    /// Small frames were queued that no limit has held back. Who does not read them is given up some time.
+    pub(crate) fn queued_unasked(&mut self, id: ConnId, now: Now) {
+        let waiting = self.pool.at(id.index as usize).outbound.len();
+        if waiting > self.config.outbound_bytes_max() + CLIENT_QUEUE_ERRORS_BYTES_MAX {
+            let why = format!("the gateway does not read: {waiting} bytes wait for it");
+            return self.lose_broken(id, ErrorBody::new(ErrorCode::ConnectionLost, why), now);
+        }
+        self.queued(id, now);
+    }
+
     /// Ends a call and tells so. Does nothing when it has ended already.
     pub(crate) fn end_call(&mut self, id: CallId, outcome: Result<OwnedPayload, ErrorBody>, origin: Origin) {
-        let Some((request_id, pending)) = self.calls.remove(id) else { return };
+        let Some(pending) = self.calls.remove(id) else { return };
         if let Some(timer) = pending.timer {
             self.timers.remove(timer);
         }
-        self.tell(SessionEvent::CallDone { id, request_id, outcome, origin });
+        self.tell(SessionEvent::CallDone { id, request_id: pending.key, outcome, origin });
     }
 
     fn expire_call(&mut self, id: CallId) {
-        let Some((request_id, pending)) = self.calls.remove(id) else { return };
+        let Some(pending) = self.calls.remove(id) else { return };
         let error = ErrorBody::new(ErrorCode::Timeout, format!("no answer within {} ms", pending.timeout_ms));
-        self.tell(SessionEvent::CallDone { id, request_id, outcome: Err(error), origin: Origin::Local });
-    }
-
-    /// Fills the scratch context unless the call brings its own, and gives the time that the call may take. Reuses the memory
-    /// of the scratch context: this runs for every call.
-    fn prepare_context(&mut self, call: &CallRequest<'_>, now: Now) -> Result<u64, ErrorBody> {
-        let timeout_ms = self.config.call_timeout_ms(call.timeout_ms);
-        if let Some(given) = call.context {
-            given.validate()?;
-            check_reach(given.depth, given.deadline_ms, now)?;
-            return Ok(timeout_ms.min(given.remaining_ms(now)));
-        }
-        let context = &mut self.context;
-        context.root.clear();
-        let mut chain = std::mem::take(&mut context.chain);
-        let mut len = 0;
-        let mut add = |name: &str| {
-            match chain.get_mut(len) {
-                Some(entry) => {
-                    entry.clear();
-                    entry.push_str(name);
-                }
-                None => chain.push(name.to_owned()),
-            }
-            len += 1;
-        };
-        context.deadline_ms = deadline_ms(timeout_ms, now);
-        match call.parent {
-            Some(parent) => {
-                check_reach(parent.depth.saturating_add(1), parent.deadline_ms, now)?;
-                if parent.chain.len() >= CHAIN_LEN_MAX {
-                    return Err(too_deep(parent.depth));
-                }
-                context.root.push_str(&parent.root);
-                parent.chain.iter().for_each(|name| add(name));
-                context.depth = parent.depth + 1;
-                context.deadline_ms = context.deadline_ms.min(parent.deadline_ms);
-            }
-            None => {
-                write_id(&mut context.root, "root", now.wall_ms, self.rng.below(36_u64.pow(6)));
-                add(&self.config.service_name);
-                context.depth = 2;
-            }
-        }
-        add(call.to);
-        chain.truncate(len);
-        context.chain = chain;
-        Ok(timeout_ms.min(context.remaining_ms(now)))
+        self.tell(SessionEvent::CallDone { id, request_id: pending.key, outcome: Err(error), origin: Origin::Local });
     }
 }
 
@@ -424,7 +318,7 @@ pub(crate) fn append_error(error: AppendError, body_bytes_max: usize) -> ErrorBo
     }
 }
 
-fn too_large(bytes: usize, limit: usize) -> ErrorBody {
+pub(crate) fn too_large(bytes: usize, limit: usize) -> ErrorBody {
     ErrorBody::new(ErrorCode::PayloadTooLarge, format!("the message has {bytes} bytes, at most {limit} are accepted"))
 }
 
@@ -433,11 +327,13 @@ pub(crate) fn unsendable(error: ScanError) -> ErrorBody {
     ErrorBody::new(ErrorCode::SerializationFailed, format!("the value cannot be sent: {error}"))
 }
 
-fn too_deep(depth: u32) -> ErrorBody {
-    ErrorBody::new(
-        ErrorCode::MaxDepthExceeded,
-        format!("the call chain is {depth} deep, at most {DEPTH_MAX} are accepted"),
-    )
+/// Whether a call at this depth makes sense.
+pub(crate) fn check_depth(depth: u32) -> Result<(), ErrorBody> {
+    if depth <= DEPTH_MAX {
+        return Ok(());
+    }
+    let why = format!("the call chain is {depth} deep, at most {DEPTH_MAX} are accepted");
+    Err(ErrorBody::new(ErrorCode::MaxDepthExceeded, why))
 }
 
 /// Whether a call at this depth and with this deadline makes sense.
@@ -446,11 +342,5 @@ pub(crate) fn check_reach(depth: u32, deadline_ms: u64, now: Now) -> Result<(), 
         let why = format!("the deadline passed {} ms ago", now.wall_ms - deadline_ms);
         return Err(ErrorBody::new(ErrorCode::DeadlineExceeded, why));
     }
-    if depth > DEPTH_MAX { Err(too_deep(depth)) } else { Ok(()) }
-}
-
-fn check_call_names(call: &CallRequest<'_>) -> Result<(), ErrorBody> {
-    let refuse = |what: &str, error| ErrorBody::new(ErrorCode::InvalidArgument, format!("{what}: {error}"));
-    check_service_name(call.to).map_err(|error| refuse("service name", error))?;
-    check_method_name(call.method).map_err(|error| refuse("method name", error))
+    check_depth(depth)
 }

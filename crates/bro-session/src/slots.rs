@@ -3,6 +3,9 @@
 /// Places above which the memory is given back once all are free.
 const RETAINED_LEN_MAX: usize = 1024;
 const NIL: u32 = u32::MAX;
+/// Where generations go on when their bits are used up. Not at 0, which is no generation; and far enough up that the low bits, which
+/// some ids consist of, go on in turn.
+const GENERATION_AGAIN: u32 = 1 << 16;
 
 #[derive(Debug)]
 pub(crate) struct Slots<T> {
@@ -29,7 +32,9 @@ enum Place<T> {
 }
 
 impl<T> Slots<T> {
+    /// Places that begin with this generation, which is not 0.
     pub(crate) fn new(first_generation: u32) -> Self {
+        assert!(first_generation > 0, "0 is no generation");
         Self { entries: Vec::new(), free: NIL, len: 0, first_generation, trims: 0 }
     }
 
@@ -57,6 +62,10 @@ impl<T> Slots<T> {
         (slot, entry.generation)
     }
 
+    pub(crate) fn get(&self, slot: u32, generation: u32) -> Option<&T> {
+        self.at(slot).filter(|(current, _)| *current == generation).map(|(_, value)| value)
+    }
+
     pub(crate) fn get_mut(&mut self, slot: u32, generation: u32) -> Option<&mut T> {
         match self.entries.get_mut(slot as usize) {
             Some(Entry { generation: current, place: Place::Taken(value) }) if *current == generation => Some(value),
@@ -78,7 +87,7 @@ impl<T> Slots<T> {
         let Place::Taken(value) = std::mem::replace(&mut entry.place, Place::Free { next: self.free }) else {
             unreachable!("the place was just seen taken")
         };
-        entry.generation = entry.generation.wrapping_add(1);
+        entry.generation = next_generation(entry.generation);
         self.free = slot;
         self.len -= 1;
         if self.len == 0 && self.entries.len() > RETAINED_LEN_MAX {
@@ -99,11 +108,15 @@ impl<T> Slots<T> {
     /// Gives the memory of many free places back. The cost is shared by the insertions that made them.
     fn trim(&mut self) {
         let newest = self.entries.iter().map(|entry| entry.generation).max().expect("there are places");
-        self.first_generation = newest.wrapping_add(1);
+        self.first_generation = next_generation(newest);
         self.entries = Vec::new();
         self.free = NIL;
         self.trims += 1;
     }
+}
+
+fn next_generation(generation: u32) -> u32 {
+    generation.checked_add(1).unwrap_or(GENERATION_AGAIN)
 }
 
 #[cfg(test)]
@@ -119,13 +132,23 @@ mod tests {
         let (again, newer) = slots.insert("b");
         assert_eq!((again, newer), (slot, generation + 1));
         assert_eq!(slots.get_mut(slot, generation), None);
+        assert_eq!(slots.get(slot, generation), None);
+        assert_eq!(slots.get(slot, newer), Some(&"b"));
         assert_eq!(slots.at(slot), Some((newer, &"b")));
         assert_eq!(slots.at(99), None);
     }
 
     #[test]
+    fn no_generation_is_zero_however_often_a_place_was_used() {
+        let mut slots = Slots::new(u32::MAX);
+        let (slot, generation) = slots.insert(());
+        slots.remove(slot, generation);
+        assert_eq!(slots.insert(()), (0, GENERATION_AGAIN));
+    }
+
+    #[test]
     fn memory_of_a_burst_is_given_back_and_old_numbers_stay_invalid() {
-        let mut slots = Slots::new(0);
+        let mut slots = Slots::new(1);
         let taken: Vec<_> = (0..5000).map(|value| slots.insert(value)).collect();
         assert_eq!(slots.select(|value| value % 1000 == 0).len(), 5);
         for &(slot, generation) in &taken {

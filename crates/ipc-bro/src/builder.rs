@@ -21,6 +21,8 @@ pub struct ClientBuilder {
     pub(crate) service_name: String,
     pub(crate) gateway_path: PathBuf,
     pub(crate) serializer: Serializer,
+    pub(crate) speaks_v2: bool,
+    pub(crate) keeps_cancelled: bool,
     pub(crate) pool_size: u32,
     pub(crate) auto_reconnect: bool,
     pub(crate) reconnect_delay: Duration,
@@ -43,6 +45,8 @@ impl ClientBuilder {
             service_name,
             gateway_path: PathBuf::from(DEFAULT_GATEWAY_PATH),
             serializer: Serializer::Json,
+            speaks_v2: true,
+            keeps_cancelled: false,
             pool_size: 1,
             auto_reconnect: true,
             reconnect_delay: Duration::from_millis(limits::RECONNECT_DELAY_MS),
@@ -67,6 +71,40 @@ impl ClientBuilder {
     /// chooses for itself.
     pub fn serializer(mut self, serializer: Serializer) -> Self {
         self.serializer = serializer;
+        self
+    }
+
+    /// Whether to speak version 2 of the protocol with gateways that do. Default true. Version 1 has no words for cancelling: with it,
+    /// callees work on until their deadline.
+    pub fn speak_v2(mut self, speak_v2: bool) -> Self {
+        self.speaks_v2 = speak_v2;
+        self
+    }
+
+    /// Whether handlers run on when nobody waits for their answer any more, instead of being dropped at their next await, as tokio and
+    /// tonic do it. Default false. For work that must not stop half way; [`Context::cancelled`] tells, and what such a handler returns goes
+    /// nowhere. Its further calls fail with `CANCELLED`. [`Client::disconnect`] stops handlers all the same.
+    ///
+    /// ```
+    /// use ipc_bro::{Client, Context, HandlerError};
+    ///
+    /// let builder = Client::builder("export").keep_cancelled_handlers(true).method(
+    ///     "rows",
+    ///     async |rows: u32, context: Context| {
+    ///         for row in 0..rows {
+    ///             if context.is_cancelled() {
+    ///                 break; // but not in the middle of one
+    ///             }
+    /// #           let _ = row;
+    ///             tokio::task::yield_now().await;
+    ///         }
+    ///         Ok::<_, HandlerError>(())
+    ///     },
+    /// );
+    /// # builder.build().unwrap();
+    /// ```
+    pub fn keep_cancelled_handlers(mut self, keep: bool) -> Self {
+        self.keeps_cancelled = keep;
         self
     }
 

@@ -112,14 +112,49 @@ impl Client {
         }
     }
 
+    /// Leaves the round without dropping a call: asks the gateway to send no more calls here, and returns when those that have
+    /// arrived are answered. [`Client::disconnect`] should follow. Other instances of the service go on; where there is none, callers
+    /// are told `SHUTTING_DOWN`. This client's own calls go on, too.
+    ///
+    /// A gateway of version 1 cannot be asked: then this returns as soon as no handler runs. Dropping the future does not undo it.
+    ///
+    #[cfg_attr(feature = "gateway", doc = "```")]
+    #[cfg_attr(not(feature = "gateway"), doc = "```ignore")]
+    /// # use ipc_bro::{Client, Context, HandlerError};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let directory = std::env::temp_dir().join(format!("ipc-bro-doc-drain-{}", std::process::id()));
+    /// # let path = directory.join("gateway.sock");
+    /// # let gateway = ipc_bro::Gateway::start(ipc_bro::GatewayConfig::new(&path))?;
+    /// # let user = Client::builder("user").gateway_path(&path).connect().await?;
+    /// // On SIGTERM, for instance:
+    /// user.drain().await?;
+    /// user.disconnect().await;
+    /// # drop(gateway); std::fs::remove_dir_all(&directory)?; Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// `TIMEOUT` when calls are still being worked on after [`crate::limits::CLIENT_DRAIN_TIMEOUT_MS`].
+    pub async fn drain(&self) -> Result<(), Error> {
+        let (reply, done) = oneshot::channel();
+        let is_running = self.shared.start.lock().unwrap_or_else(PoisonError::into_inner).is_none();
+        if !is_running || self.shared.control.send(Control::Drain(reply)).is_err() {
+            return Ok(());
+        }
+        // An error means that the task has ended, and all work with it.
+        match done.await.unwrap_or(0) {
+            0 => Ok(()),
+            in_work => Err(Error::local(ErrorCode::Timeout, format!("{in_work} calls are still being worked on"))),
+        }
+    }
+
     /// Registers a method that other services may call, or replaces its handler. A connected client advertises it at
     /// once.
     ///
     /// Every call runs in a task of its own, with `P` decoded from the parameters and the result encoded in the
     /// client's serializer. Parameters of another shape are answered `DESERIALIZATION_FAILED`, a result that cannot be
-    /// encoded `SERIALIZATION_FAILED`, a panic `EXECUTION_FAILED`. A handler is dropped at its next await when the
-    /// caller's deadline has passed or the connection is lost. It should not block its thread for long: use
-    /// [`tokio::task::spawn_blocking`].
+    /// encoded `SERIALIZATION_FAILED`, a panic `EXECUTION_FAILED`. A handler is dropped at its next await when nobody waits for its
+    /// answer any more: the caller gave the call up or is gone, its deadline has passed, the connection is lost (see
+    /// [`ClientBuilder::keep_cancelled_handlers`]). It should not block its thread for long: use [`tokio::task::spawn_blocking`].
     ///
     /// # Errors
     /// `INVALID_ARGUMENT` for a name that is empty, longer than 255 bytes or has control characters;
@@ -162,8 +197,8 @@ impl Client {
     /// the call continues the chain of the call that the handler works on.
     ///
     /// The parameters are encoded right away; the call is made when the future is first polled. Dropping the future
-    /// cancels the call: its slot is free again and a late answer is ignored. The callee is not told (v1 has no
-    /// message for it) and works on until its deadline.
+    /// cancels the call: the callee is told, and so is everybody whom it has called meanwhile for this call. (Peers of version 1 of the
+    /// protocol cannot be told: they work on until the deadline.)
     ///
     /// # Errors
     /// `NOT_CONNECTED`, `SERVICE_NOT_FOUND`, `METHOD_NOT_FOUND`, `TIMEOUT`, `DEADLINE_EXCEEDED`,
@@ -185,11 +220,11 @@ impl Client {
         params: impl Serialize,
         options: CallOptions,
     ) -> Call<R> {
-        Call::new(self.start_call(service, method, RawPayload::encode(&params, self.shared.serializer), options))
+        Call::new(self.start_call(service, method, RawPayload::encode(&params, self.shared.serializer), options, false))
     }
 
-    /// As [`Client::call_with`], with values that are encoded already. The result comes as the callee's side of the
-    /// gateway sent it, in this client's encoding.
+    /// As [`Client::call_with`], with values that are encoded already. The result comes as the callee has encoded it, or in this
+    /// client's encoding where one of the two speaks version 1: [`RawPayload::encoding`] tells.
     ///
     /// # Errors
     /// As [`Client::call_with`].
@@ -200,7 +235,49 @@ impl Client {
         params: RawPayload,
         options: CallOptions,
     ) -> impl Future<Output = Result<RawPayload, Error>> + Send + use<> {
-        self.start_call(service, method, Ok(params), options)
+        self.start_call(service, method, Ok(params), options, false)
+    }
+
+    /// Calls a method without waiting for it, or learning how it went: the future ends when the notification is on its way. Like a
+    /// call, it is dropped where it cannot be delivered, continues the chain of the handler that makes it, and makes the handler stop
+    /// at its deadline.
+    ///
+    #[cfg_attr(feature = "gateway", doc = "```")]
+    #[cfg_attr(not(feature = "gateway"), doc = "```ignore")]
+    /// # use ipc_bro::{Client, Context, HandlerError};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let directory = std::env::temp_dir().join(format!("ipc-bro-doc-notify-{}", std::process::id()));
+    /// # let path = directory.join("gateway.sock");
+    /// # let gateway = ipc_bro::Gateway::start(ipc_bro::GatewayConfig::new(&path))?;
+    /// let (heard, mut hears) = tokio::sync::mpsc::unbounded_channel();
+    /// let audit = Client::builder("audit")
+    ///     .gateway_path(&path)
+    ///     .method("record", move |line: String, _: Context| {
+    ///         let heard = heard.clone();
+    ///         async move { Ok::<_, HandlerError>(heard.send(line)?) }
+    ///     })
+    ///     .connect()
+    ///     .await?;
+    /// let order = Client::builder("order").gateway_path(&path).connect().await?;
+    /// order.notify("audit", "record", "order placed").await?;
+    /// assert_eq!(hears.recv().await.as_deref(), Some("order placed"));
+    /// # order.disconnect().await; audit.disconnect().await; drop(gateway); std::fs::remove_dir_all(&directory)?; Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// `NOT_CONNECTED`, `OVERLOADED`, `PAYLOAD_TOO_LARGE`, `SERIALIZATION_FAILED`, `DEADLINE_EXCEEDED`, `MAX_DEPTH_EXCEEDED`,
+    /// `CANCELLED`: what this side finds out. That there is no such service is not told.
+    pub fn notify(&self, service: &str, method: &str, params: impl Serialize) -> Call<()> {
+        self.notify_with(service, method, params, CallOptions::new())
+    }
+
+    /// As [`Client::notify`], with a context or a timeout (for the handler) of its own.
+    ///
+    /// # Errors
+    /// As [`Client::notify`], and `INVALID_CONTEXT` for an explicit context that is none.
+    pub fn notify_with(&self, service: &str, method: &str, params: impl Serialize, options: CallOptions) -> Call<()> {
+        let params = RawPayload::encode(&params, self.shared.serializer);
+        Call::new(self.start_call(service, method, params, options, true))
     }
 
     /// What happens to this client from now on. Events are built only while somebody listens.
@@ -275,6 +352,7 @@ impl Client {
         method: &str,
         params: Result<RawPayload, Error>,
         options: CallOptions,
+        is_notification: bool,
     ) -> impl Future<Output = Result<RawPayload, Error>> + Send + use<> {
         let shared = Arc::clone(&self.shared);
         let route = (service.to_owned(), method.to_owned());
@@ -300,6 +378,7 @@ impl Client {
                 inherited,
                 timeout: options.timeout,
                 begun,
+                is_notification,
                 reply: Reply(Arc::clone(&waiting.slot)),
             });
             poll_fn(|cx| waiting.slot.poll_answer(cx)).await

@@ -14,13 +14,13 @@ use crate::payload::RawPayload;
 use crate::sockets::{Input, Sockets};
 use crate::table::Table;
 use bro_proto::v1::encode::Outcome;
-use bro_proto::{ErrorCode, Now};
+use bro_proto::{ErrorBody, ErrorCode, Now};
 use bro_session::{CallId, CallRequest, RequestId, Session, SessionConfig};
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher, RandomState};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{self, Poll, ready};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
@@ -44,6 +44,8 @@ pub(crate) struct CallCommand {
     pub(crate) inherited: Option<Context>,
     pub(crate) timeout: Option<Duration>,
     pub(crate) begun: Instant,
+    /// Nobody answers it: it ends when it is queued.
+    pub(crate) is_notification: bool,
     pub(crate) reply: Reply<CallKey>,
 }
 
@@ -51,9 +53,14 @@ pub(crate) struct CallCommand {
 pub(crate) enum Control {
     Connect(oneshot::Sender<Result<(), Error>>),
     Disconnect(oneshot::Sender<()>),
+    /// Told how many requests are still in work at the end.
+    Drain(oneshot::Sender<usize>),
     MethodsChanged,
     Cancel(Arc<Slot<CallKey>>),
-    Respond { id: RequestId, answer: Result<RawPayload, HandlerError> },
+    Respond {
+        id: RequestId,
+        answer: Result<RawPayload, HandlerError>,
+    },
     LastHandleDropped,
 }
 
@@ -63,6 +70,7 @@ pub(crate) struct Driver {
     clock: Clock,
     sockets: Sockets,
     timeout: Duration,
+    keeps_cancelled: bool,
     calls: mpsc::Receiver<CallCommand>,
     control: mpsc::UnboundedReceiver<Control>,
 }
@@ -78,6 +86,7 @@ impl Driver {
         config.version.clone_from(&builder.version);
         config.metadata.clone_from(&builder.metadata);
         config.encoding = builder.serializer;
+        config.speaks_v2 = builder.speaks_v2;
         config.pool_size = builder.pool_size;
         config.auto_reconnect = builder.auto_reconnect;
         config.reconnect_delay_ms = whole_ms(builder.reconnect_delay);
@@ -88,7 +97,8 @@ impl Driver {
         let session =
             Session::new(config, seed, clock.now()).map_err(|body| Error::from_body(body, FailedBy::Local))?;
         let sockets = Sockets::new(builder.gateway_path.clone());
-        Ok(Self { session, clock, sockets, timeout: builder.timeout, calls, control })
+        let (timeout, keeps_cancelled) = (builder.timeout, builder.keeps_cancelled);
+        Ok(Self { session, clock, sockets, timeout, keeps_cancelled, calls, control })
     }
 
     /// Starts the task in the present tokio runtime.
@@ -98,6 +108,7 @@ impl Driver {
             clock: self.clock,
             sockets: self.sockets,
             timeout: self.timeout,
+            keeps_cancelled: self.keeps_cancelled,
             calls: self.calls,
             control: self.control,
             shared: Arc::clone(&client.shared),
@@ -111,6 +122,8 @@ impl Driver {
             advertised: BTreeSet::new(),
             connecting: Vec::new(),
             disconnecting: Vec::new(),
+            draining: Vec::new(),
+            running: Arc::default(),
             is_ending: false,
         };
         task.sync_methods(task.clock.now());
@@ -124,6 +137,8 @@ pub(crate) struct Task {
     clock: Clock,
     pub(crate) sockets: Sockets,
     timeout: Duration,
+    /// Handlers of calls that were given up run on.
+    pub(crate) keeps_cancelled: bool,
     calls: mpsc::Receiver<CallCommand>,
     control: mpsc::UnboundedReceiver<Control>,
     pub(crate) shared: Arc<Shared>,
@@ -143,6 +158,10 @@ pub(crate) struct Task {
     pub(crate) connecting: Vec<oneshot::Sender<Result<(), Error>>>,
     /// Handles that wait in `disconnect`.
     disconnecting: Vec<oneshot::Sender<()>>,
+    /// Handles that wait in `drain`.
+    pub(crate) draining: Vec<oneshot::Sender<usize>>,
+    /// Handlers that run, whether or not their requests are still in work.
+    pub(crate) running: Arc<AtomicUsize>,
     is_ending: bool,
 }
 
@@ -211,12 +230,19 @@ impl Task {
                     self.disconnecting.push(reply);
                     self.session.disconnect(now);
                 }
+                Control::Drain(reply) => {
+                    self.draining.retain(|waiting| !waiting.is_closed());
+                    // How an earlier drain ended is for those who asked for that one.
+                    self.take_outputs(now);
+                    self.draining.push(reply);
+                    self.session.drain(now);
+                }
                 Control::MethodsChanged => self.sync_methods(now),
                 Control::Cancel(slot) => {
                     if let Some(&id) = slot.key.get()
                         && self.take_pending(id).is_some()
                     {
-                        self.session.cancel(id);
+                        self.session.cancel(id, now);
                     }
                 }
                 Control::Respond { id, answer } => self.respond(id, answer, now),
@@ -249,11 +275,20 @@ impl Task {
         // The time that the command waited counts.
         let waited = call.begun.elapsed();
         let timeout_ms = whole_ms(call.timeout.unwrap_or(self.timeout)).saturating_sub(whole_ms_down(waited)).max(1);
+        let refuse = |reply: Reply<CallKey>, body| reply.send(Err(Error::from_body(body, FailedBy::Local)));
+        let inherited = call.inherited.as_ref();
+        if inherited.is_some_and(Context::is_given_up) {
+            let body = ErrorBody::new(ErrorCode::Cancelled, "the call that this one is made for was given up");
+            return refuse(call.reply, body);
+        }
+        let made_for = inherited.and_then(|context| context.request_of(&self.shared));
         let (parent, context) = match &call.chain {
-            Chain::Inherit => (call.inherited.as_ref().map(Context::call), None),
+            // Of a request in work the session knows it.
+            Chain::Inherit if made_for.is_some_and(|id| self.session.is_in_work(id)) => (None, None),
+            Chain::Inherit => (inherited.map(Context::call), None),
             Chain::Continue(parent) => match parent.validate() {
                 Ok(()) => (Some(parent), None),
-                Err(body) => return call.reply.send(Err(Error::from_body(body, FailedBy::Local))),
+                Err(body) => return refuse(call.reply, body),
             },
             Chain::Exact(context) => (None, Some(context)),
             Chain::New => (None, None),
@@ -262,6 +297,7 @@ impl Task {
             to: &call.service,
             method: &call.method,
             params: call.params.as_proto(),
+            request: made_for,
             parent,
             context,
             timeout_ms: Some(timeout_ms),
@@ -269,13 +305,19 @@ impl Task {
         if self.shared.debug {
             self.log("calling", || Some(serde_json::json!({ "service": call.service, "method": call.method })));
         }
+        if call.is_notification {
+            return match self.session.notify(request, now) {
+                Ok(()) => call.reply.send(Ok(RawPayload::absent())),
+                Err(body) => refuse(call.reply, body),
+            };
+        }
         match self.session.call(request, now) {
             Ok(id) => {
                 // Unset so far: a slot belongs to one call.
                 let _ = call.reply.0.key.set(id);
                 self.pending.insert(id.slot, id, Pending { service: call.service, reply: call.reply });
             }
-            Err(body) => call.reply.send(Err(Error::from_body(body, FailedBy::Local))),
+            Err(body) => refuse(call.reply, body),
         }
     }
 

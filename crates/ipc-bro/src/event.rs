@@ -45,6 +45,8 @@ pub enum ClientEvent {
         /// The message otherwise.
         error: Option<String>,
     },
+    /// The gateway is about to stop, and answers new calls `SHUTTING_DOWN`.
+    GatewayDraining,
     /// Something went wrong that no call of this client could report.
     Error(Error),
     /// The gateway reported an error: by an ERROR frame, or as the answer to a call that it could not deliver.
@@ -75,7 +77,7 @@ pub enum ClientEvent {
 }
 
 impl ClientEvent {
-    /// The name of the event in the readme; `lagged` is ours.
+    /// The name of the event in the readme; `gateway-draining` and `lagged` are ours.
     pub fn name(&self) -> &'static str {
         match self {
             ClientEvent::Connected => "connected",
@@ -83,6 +85,7 @@ impl ClientEvent {
             ClientEvent::Disconnected { .. } => "disconnected",
             ClientEvent::MethodExecuted { .. } => "method-executed",
             ClientEvent::ResponseReceived { .. } => "response-received",
+            ClientEvent::GatewayDraining => "gateway-draining",
             ClientEvent::Error(_) => "error",
             ClientEvent::GatewayError { .. } => "gateway-error",
             ClientEvent::Log { .. } => "log",

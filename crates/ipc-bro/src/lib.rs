@@ -48,7 +48,9 @@
 //! | to | see |
 //! |---|---|
 //! | set options and register methods | [`ClientBuilder`], [`Client::register`] |
-//! | make calls | [`Client::call`], [`CallOptions`]; encoded values: [`RawPayload`] |
+//! | make calls | [`Client::call`], [`CallOptions`]; encoded values: [`RawPayload`]; without answer: [`Client::notify`] |
+//! | give calls up, or be told of it | drop their future; [`Context::cancelled`], [`ClientBuilder::keep_cancelled_handlers`] |
+//! | stop without dropping a call | [`Client::drain`], then [`Client::disconnect`] |
 //! | know the call that a handler works on | [`Context`] |
 //! | tell failures apart | [`Error::code`], [`Error::failed_by`]; answer with them: [`HandlerError`] |
 //! | watch connections and calls | [`Client::events`] |

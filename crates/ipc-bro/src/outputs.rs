@@ -6,10 +6,12 @@ use crate::error::{Error, FailedBy, HandlerError};
 use crate::event::ClientEvent;
 use crate::handler;
 use crate::payload::RawPayload;
+use bro_proto::limits::REQUESTS_MAX;
 use bro_proto::v1::encode::Outcome;
 use bro_proto::{ErrorBody, ErrorCode, Now};
 use bro_session::{CallId, CallKey, Origin, Output, OwnedPayload, Request, RequestId, SessionEvent};
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::mpsc;
 
 impl Task {
@@ -54,10 +56,21 @@ impl Task {
             SessionEvent::Reconnecting { attempt, delay_ms, error } => self.log("reconnecting", || {
                 Some(serde_json::json!({ "attempt": attempt, "delayMs": delay_ms, "error": describe(&error) }))
             }),
-            SessionEvent::Request(request) => self.begin_request(*request, now),
-            SessionEvent::RequestExpired { id, reason } => self.expire_request(id, &reason),
+            SessionEvent::Request(request) => self.begin_request(request, now),
+            SessionEvent::RequestExpired { id, reason } => self.expire_request(id, reason),
             SessionEvent::CallDone { id, request_id, outcome, origin } => {
                 self.end_call(id, request_id, outcome, origin);
+            }
+            SessionEvent::GatewayDraining => {
+                self.log("the gateway is about to stop", || None);
+                self.shared.events.record(|| ClientEvent::GatewayDraining);
+            }
+            SessionEvent::Drained { in_work } => {
+                self.log("drained", || Some(serde_json::json!({ "inWork": in_work })));
+                for waiting in self.draining.drain(..) {
+                    // Nobody may be waiting any more.
+                    let _ = waiting.send(in_work);
+                }
             }
             SessionEvent::GatewayError(body) => {
                 self.log("gateway error", || Some(describe(&body)));
@@ -105,29 +118,43 @@ impl Task {
         });
     }
 
-    fn begin_request(&mut self, request: Request, now: Now) {
-        let Some((method, handler)) = self.shared.methods.find(&request.method) else {
+    fn begin_request(&mut self, mut request: Request, now: Now) {
+        let refusal = match self.shared.methods.find(&request.method) {
+            Some(_) if self.running.load(Ordering::Relaxed) >= REQUESTS_MAX => {
+                let why = format!("{REQUESTS_MAX} handlers are running, some of them for calls that were given up");
+                ErrorBody::new(ErrorCode::Overloaded, why)
+            }
+            Some((method, handler)) => {
+                let id = request.id;
+                let bytes = std::mem::take(&mut request.params.bytes);
+                let params = RawPayload::checked(request.params.encoding, bytes);
+                let context = Context::new(request, method, self.client.clone());
+                self.running.fetch_add(1, Ordering::Relaxed);
+                let running = Arc::clone(&self.running);
+                let answering = Answering { id, control: self.shared.control.clone(), running, is_answered: false };
+                let work = handler::run(handler, params, context.clone());
+                let handler = tokio::spawn(async move { answering.send(work.await) }).abort_handle();
+                self.working.insert(id.slot, id, Working { context, handler });
+                return;
+            }
             // Unregistered a moment ago.
-            let body = ErrorBody::new(ErrorCode::MethodNotFound, format!("there is no method `{}`", request.method));
-            self.session.respond(request.id, Outcome::Error(&body), now);
-            return;
+            None => ErrorBody::new(ErrorCode::MethodNotFound, format!("there is no method `{}`", request.method)),
         };
-        let params = RawPayload::checked(request.params.encoding, request.params.bytes);
-        let context = Context::new(request.context, request.from, method, request.request_id, self.client.clone());
-        let answering = Answering { id: request.id, control: self.shared.control.clone(), is_answered: false };
-        let work = handler::run(handler, params, context.clone());
-        let handler = tokio::spawn(async move { answering.send(work.await) }).abort_handle();
-        self.working.insert(request.id.slot, request.id, Working { context, handler });
+        self.session.respond(request.id, Outcome::Error(&refusal), now);
     }
 
-    fn expire_request(&mut self, id: RequestId, reason: &ErrorCode) {
+    fn expire_request(&mut self, id: RequestId, reason: ErrorCode) {
         let Some(working) = self.working.take(id.slot, id) else { return };
-        working.handler.abort();
+        let runs_on = self.keeps_cancelled && reason != ErrorCode::ShuttingDown;
+        working.context.give_up(reason.clone());
+        if !runs_on {
+            working.handler.abort();
+        }
         self.shared.events.record(|| ClientEvent::MethodExecuted {
             method: working.context.method().to_owned(),
             request_id: working.context.request_id().to_owned(),
             success: false,
-            error: Some(format!("stopped: {reason}")),
+            error: Some(format!("{}: {reason}", if runs_on { "given up" } else { "stopped" })),
         });
     }
 }
@@ -136,6 +163,8 @@ impl Task {
 struct Answering {
     id: RequestId,
     control: mpsc::UnboundedSender<Control>,
+    /// Handlers that run.
+    running: Arc<AtomicUsize>,
     is_answered: bool,
 }
 
@@ -149,6 +178,7 @@ impl Answering {
 
 impl Drop for Answering {
     fn drop(&mut self) {
+        self.running.fetch_sub(1, Ordering::Relaxed);
         if !self.is_answered {
             let answer = Err(HandlerError::failed("the handler did not run to its end"));
             // As above. A request that has expired is past answering: this changes nothing then.

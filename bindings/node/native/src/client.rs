@@ -11,7 +11,6 @@ use crate::environment::{Ends, Environment};
 use crate::node::{Reference, guarded};
 use crate::socket::{Progress, Socket, SocketOwner};
 use crate::uv::{Handle, READABLE, RawHandle, WRITABLE, owner_of};
-use bro_proto::context::CallContext;
 use bro_proto::error::ErrorBody;
 use bro_session::{CallKey, ConnId, Origin, Output, OwnedPayload, Session, SessionEvent};
 use std::cell::{Cell, RefCell};
@@ -44,8 +43,6 @@ pub(crate) struct State {
     pub(crate) calls: Calls,
     /// What the session has told and nobody has done yet.
     told: VecDeque<Told>,
-    /// Where requests in work came from, by their slot: nested calls continue it.
-    pub(crate) contexts: Vec<Option<(u32, CallContext)>>,
     /// The numbers that JavaScript gave its handlers.
     pub(crate) handlers: HashMap<Box<str>, i32>,
     /// Whether JavaScript wants to know the ids of calls and requests.
@@ -119,7 +116,6 @@ impl Client {
             session,
             calls: Calls::default(),
             told: VecDeque::new(),
-            contexts: Vec::new(),
             handlers: HashMap::new(),
             wants_ids: false,
             routes: Vec::new(),

@@ -110,7 +110,7 @@ impl State {
             }
             RESULT => {
                 let value = commands.value(env, submitted, command)?;
-                let id = self.end_request(slot, generation);
+                let id = request_id(slot, generation);
                 self.session.respond(id, Outcome::Success(commands.payload(&value)), now);
             }
             FAILURE => {
@@ -121,12 +121,12 @@ impl State {
                     }
                     Err(error) => ErrorBody::new(ErrorCode::InternalError, error.to_string()),
                 };
-                let id = self.end_request(slot, generation);
+                let id = request_id(slot, generation);
                 self.session.respond(id, Outcome::Error(&error), now);
             }
             CANCEL => {
                 if let Some(id) = self.calls.id(Promise { slot, generation }) {
-                    self.session.cancel(id);
+                    self.session.cancel(id, now);
                 }
             }
             _ => {}
@@ -154,21 +154,23 @@ impl State {
                 (named.0.as_str(), named.1.as_str())
             }
         };
-        let explicit: CallContext;
-        let parent = if parts.context.is_empty() {
-            let place = usize::try_from(command[6]).ok().and_then(|slot| self.contexts.get(slot)?.as_ref());
-            place.filter(|(generation, _)| generation.cast_signed() == command[7]).map(|(_, context)| context)
+        let explicit: Option<CallContext> = if parts.context.is_empty() {
+            None
         } else {
             let text = &utf8[parts.context.clone()];
-            explicit = serde_json::from_slice(text).map_err(|error| invalid(format!("context: {error}")))?;
-            explicit.validate()?;
-            Some(&explicit)
+            let context: CallContext =
+                serde_json::from_slice(text).map_err(|error| invalid(format!("context: {error}")))?;
+            context.validate()?;
+            Some(context)
         };
+        // An explicit context is no child of the request: that may have been answered, or be another client's.
+        let made_for = explicit.is_none() && command[6] >= 0;
         let request = CallRequest {
             to,
             method,
             params: commands.payload(value),
-            parent,
+            request: made_for.then(|| request_id(command[6], command[7])),
+            parent: explicit.as_ref(),
             context: None,
             timeout_ms: u64::try_from(command[5]).ok(),
         };
@@ -176,17 +178,10 @@ impl State {
         self.calls.insert(promise, id);
         Ok(())
     }
+}
 
-    /// The request that is answered; nested calls that are made for it later bring its context along.
-    fn end_request(&mut self, slot: i32, generation: i32) -> RequestId {
-        let id = RequestId { slot: slot.cast_unsigned(), generation: generation.cast_unsigned() };
-        if let Some(place) = self.contexts.get_mut(id.slot as usize)
-            && place.as_ref().is_some_and(|(generation, _)| *generation == id.generation)
-        {
-            *place = None;
-        }
-        id
-    }
+fn request_id(slot: i32, generation: i32) -> RequestId {
+    RequestId { slot: slot.cast_unsigned(), generation: generation.cast_unsigned() }
 }
 
 /// Where the value of a command is.

@@ -74,17 +74,14 @@ impl State {
         let told = match &event {
             SessionEvent::Request(_) => {
                 let SessionEvent::Request(request) = event else { unreachable!("just matched") };
-                return self.add_request(*request, batch);
+                return self.add_request(request, batch);
             }
             SessionEvent::RequestExpired { id, reason } => {
-                if let Some(place) = self.contexts.get_mut(id.slot as usize) {
-                    *place = None;
-                }
                 batch.record(Record::Expired, [id.slot.cast_signed(), id.generation.cast_signed(), 0]);
                 return json(batch, &reason.as_str());
             }
-            // Taken apart when it was absorbed.
-            SessionEvent::CallDone { .. } => return,
+            // Taken apart when it was absorbed; nobody here drains, or asks whether the gateway does.
+            SessionEvent::CallDone { .. } | SessionEvent::GatewayDraining | SessionEvent::Drained { .. } => return,
             SessionEvent::Connected => Event::Connected,
             SessionEvent::Registered => Event::Registered,
             SessionEvent::AlreadyConnected => Event::AlreadyConnected,
@@ -101,23 +98,18 @@ impl State {
     }
 
     fn add_request(&mut self, request: Request, batch: &mut Batch) {
-        let Request { id, request_id, method, params, context, .. } = request;
+        let Request { id, request_id, from, method, params, context, .. } = request;
         // Registered when the request came in; a method that was taken away since is answered by JavaScript.
-        let handler = self.handlers.get(method.as_str()).copied().unwrap_or(-1);
+        let handler = self.handlers.get(&*method).copied().unwrap_or(-1);
         batch.record(Record::Request, [id.slot.cast_signed(), id.generation.cast_signed(), handler]);
         match self.session.request_context(id).filter(|context| context.encoding == Encoding::Json) {
             Some(context) => batch.element(|text| text.extend_from_slice(context.bytes)),
-            None => json(batch, &context),
+            None => batch.element(|text| context.write_json(&from, &self.session.config().service_name, text)),
         }
         if self.wants_ids {
-            json(batch, &request_id);
+            json(batch, &request_id.to_string());
         }
         batch.value(&params);
-        let slot = id.slot as usize;
-        if slot >= self.contexts.len() {
-            self.contexts.resize_with(slot + 1, || None);
-        }
-        self.contexts[slot] = Some((id.generation, context));
     }
 }
 

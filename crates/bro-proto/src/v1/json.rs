@@ -30,6 +30,18 @@ pub fn scan(body: &[u8]) -> Result<Header<'_>, ScanError> {
     result
 }
 
+/// Checks a value as it would stand in a message.
+pub(super) fn check_value(bytes: &[u8]) -> Result<(), ScanError> {
+    let Ok(text) = simdutf8::basic::from_utf8(bytes) else { return Err(invalid_utf8(bytes)) };
+    let mut walk = Walker::new(text);
+    let at = walk.space(0);
+    let Ok(end) = walk.value(&mut Marks::new(bytes), at, 1) else { return Err(walk.into_fault()) };
+    match bytes.len() - walk.space(end) {
+        0 => Ok(()),
+        bytes => Err(ScanError::TrailingBytes { bytes }),
+    }
+}
+
 #[inline(always)]
 fn fill<'a>(body: &'a [u8], header: &mut Header<'a>) -> Result<(), ScanError> {
     let Ok(text) = simdutf8::basic::from_utf8(body) else { return Err(invalid_utf8(body)) };

@@ -19,7 +19,7 @@ pub mod rewrite;
 mod transcode;
 
 pub use header::{ContextHeader, Encoding, Header, Kind, ScanError, Status, Text, scan};
-pub use nesting::check_nesting;
+pub use nesting::{check_nesting, check_value};
 
 /// A value in one of the two encodings, not parsed. Invariant: one whole, well-formed value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

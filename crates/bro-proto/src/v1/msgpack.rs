@@ -25,9 +25,9 @@ pub fn scan(body: &[u8]) -> Result<Header<'_>, ScanError> {
     result
 }
 
-/// Checks one value inside `depth` open containers.
-pub(super) fn check_value(bytes: &[u8], depth: usize) -> Result<(), ScanError> {
-    Scanner { body: bytes, header: &mut Header::empty(Encoding::Msgpack) }.value(0, depth).map(|_| ())
+/// Checks one value inside `depth` open containers; gives where it ends.
+pub(super) fn check_value(bytes: &[u8], depth: usize) -> Result<usize, ScanError> {
+    Scanner { body: bytes, header: &mut Header::empty(Encoding::Msgpack) }.value(0, depth)
 }
 
 fn fill<'a>(body: &'a [u8], header: &mut Header<'a>) -> Result<(), ScanError> {

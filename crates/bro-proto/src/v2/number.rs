@@ -28,18 +28,16 @@ impl CallNumber {
         Self { slot: wire as u32, generation: (wire >> 32) as u32 }
     }
 
-    /// Appends the id that people see, in the shape that v1 ids have.
-    pub fn write(self, out: &mut String) {
+    /// Writes the id that people see, in the shape that v1 ids have.
+    pub fn write(self, out: &mut impl fmt::Write) -> fmt::Result {
         // Six digits hold 31 bits; a place has 20 at most.
-        write_id(out, "req", u64::from(self.generation), u64::from(self.slot) % 36_u64.pow(6));
+        write_id(out, "req", u64::from(self.generation), u64::from(self.slot) % 36_u64.pow(6))
     }
 }
 
 impl fmt::Display for CallNumber {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut id = String::new();
-        self.write(&mut id);
-        f.write_str(&id)
+        self.write(f)
     }
 }
 
@@ -53,17 +51,15 @@ impl RootStamp {
         Self(wall_ms << SEQUENCE_BITS | sequence & ((1 << SEQUENCE_BITS) - 1))
     }
 
-    /// Appends the root id that people see, in the shape that v1 ids have.
-    pub fn write(self, out: &mut String) {
-        write_id(out, "root", self.0 >> SEQUENCE_BITS, self.0 & ((1 << SEQUENCE_BITS) - 1));
+    /// Writes the root id that people see, in the shape that v1 ids have.
+    pub fn write(self, out: &mut impl fmt::Write) -> fmt::Result {
+        write_id(out, "root", self.0 >> SEQUENCE_BITS, self.0 & ((1 << SEQUENCE_BITS) - 1))
     }
 }
 
 impl fmt::Display for RootStamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut id = String::new();
-        self.write(&mut id);
-        f.write_str(&id)
+        self.write(f)
     }
 }
 

@@ -255,11 +255,11 @@ fn late_answers_are_recognised_and_counted() {
     pair.pass_ms(2);
     let (id, outcome) = pair.next_done();
     assert_eq!((id, code(outcome)), (timed_out, ErrorCode::Timeout));
-    assert!(!pair.session.cancel(timed_out));
+    assert!(!pair.session.cancel(timed_out, pair.now));
 
     let cancelled = pair.call("user", "get", &json!(1)).unwrap();
     let (_, second) = pair.next_sent();
-    assert!(pair.session.cancel(cancelled) && !pair.session.cancel(cancelled));
+    assert!(pair.session.cancel(cancelled, pair.now) && !pair.session.cancel(cancelled, pair.now));
 
     let live = pair.call("user", "get", &json!(1)).unwrap();
     let (_, third) = pair.next_sent();

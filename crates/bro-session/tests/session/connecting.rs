@@ -29,7 +29,8 @@ fn connect_registers_and_tells_when_the_gateway_acknowledged() {
         pair.connect();
         let conn = pair.accept().unwrap();
         let register = json!({
-            "type": "REGISTER", "serviceName": "order", "methods": ["get", "put"], "version": "1.0.0", "metadata": {},
+            "type": "REGISTER", "serviceName": "order", "methods": ["get", "put"], "version": "1.0.0",
+            "metadata": {"bro": {"v": 2}},
         });
         assert_eq!(pair.next_sent(), (conn, register));
         assert!(pair.events.is_empty() && !pair.session.is_connected());
@@ -49,7 +50,7 @@ fn a_pool_is_connected_when_all_its_connections_are() {
     for index in 0..3 {
         let conn = pair.accept().unwrap();
         let (_, register) = pair.next_sent();
-        assert_eq!(register["metadata"], json!({"zone": "a", "poolIndex": index, "poolSize": 3}));
+        assert_eq!(register["metadata"], json!({"zone": "a", "bro": {"v": 2}, "poolIndex": index, "poolSize": 3}));
         assert!(pair.events.is_empty());
         pair.send(conn, &json!({"type": "REGISTER_ACK"}));
     }

@@ -1,9 +1,14 @@
 //! A session against a scripted gateway, with virtual time.
 //!
-//! `pair` is the gateway and the driver; `connecting`, `calls` and `requests` are scenarios; `simulation` is random.
+//! `pair` is the gateway and the driver, `wire2` its frames of version 2. `connecting`, `calls` and `requests` are scenarios of version 1,
+//! `calls2`, `requests2` and `links2` of version 2; `simulation` is random.
 
 mod calls;
+mod calls2;
 mod connecting;
+mod links2;
 mod pair;
 mod requests;
+mod requests2;
 mod simulation;
+mod wire2;

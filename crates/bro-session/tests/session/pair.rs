@@ -1,5 +1,6 @@
 //! One session, a driver that does what it says, and a gateway that does what the test says.
 
+use crate::wire2;
 use bro_proto::error::{ErrorBody, ErrorCode};
 use bro_proto::time::Now;
 use bro_proto::v1::{Encoding, Payload};
@@ -56,6 +57,26 @@ impl Pair {
         pair.events.clear();
         pair.sent.clear();
         pair
+    }
+
+    /// As [`Pair::connected`], with a gateway that speaks version 2, and has told the caller `user` as name 0 on every connection.
+    pub(crate) fn connected_v2(config: SessionConfig) -> Self {
+        let mut pair = Self::new(config);
+        pair.connect();
+        pair.accept_all_v2();
+        pair.take_event(|event| matches!(event, SessionEvent::Registered));
+        pair.events.clear();
+        pair.sent.clear();
+        pair
+    }
+
+    pub(crate) fn accept_all_v2(&mut self) -> Vec<ConnId> {
+        let conns: Vec<ConnId> = std::iter::from_fn(|| self.accept()).collect();
+        for &conn in &conns {
+            self.send(conn, &json!({"type": "REGISTER_ACK", "from": "bro.gateway", "bro": {"v": 2}}));
+            self.send_bytes(conn, &wire2::name(0, "user"));
+        }
+        conns
     }
 
     pub(crate) fn connect(&mut self) {
@@ -183,7 +204,7 @@ impl Pair {
 
     pub(crate) fn next_request(&mut self) -> Request {
         match self.take_event(|event| matches!(event, SessionEvent::Request(_))) {
-            SessionEvent::Request(request) => *request,
+            SessionEvent::Request(request) => request,
             _ => unreachable!("just matched"),
         }
     }
@@ -223,7 +244,7 @@ pub(crate) fn split_frames(bytes: &[u8], encoding: Encoding) -> (Vec<Value>, usi
     while let Some(prefix) = bytes[used..].first_chunk::<4>() {
         let end = used + 4 + u32::from_be_bytes(*prefix) as usize;
         let Some(body) = bytes.get(used + 4..end) else { break };
-        frames.push(read_value(body, encoding));
+        frames.push(if body.first() == Some(&0xb2) { wire2::read(body) } else { read_value(body, encoding) });
         used = end;
     }
     (frames, used)

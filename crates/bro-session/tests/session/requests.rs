@@ -71,9 +71,9 @@ fn a_request_is_handed_out_and_its_answer_repeats_what_it_must() {
         let conn = pair.conn(0);
         pair.send(conn, &call("any id \"at\" all"));
         let request = pair.next_request();
-        assert_eq!((request.method.as_str(), request.from.as_str()), ("get", "user"));
-        assert_eq!(request.request_id, "any id \"at\" all");
-        assert_eq!(serde_json::to_value(&request.context).unwrap(), context());
+        assert_eq!((&*request.method, &*request.from), ("get", "user"));
+        assert_eq!(request.request_id.to_string(), "any id \"at\" all");
+        assert_eq!(serde_json::to_value(request.context.to_context("user", "order")).unwrap(), context());
         assert_eq!(payload_value(&request.params), json!({"a": 1}));
         let result = Payload { encoding: Encoding::Json, bytes: br#"{"ok":[true,null]}"# };
         assert!(pair.session.respond(request.id, Outcome::Success(result), pair.now));
@@ -105,7 +105,8 @@ fn absent_fields_have_a_meaning() {
     assert!(pair.next_request().params.bytes.is_empty());
     pair.send(conn, &without("context"));
     let request = pair.next_request();
-    assert_eq!((request.context.chain, request.context.depth), (vec!["user".to_owned(), "order".to_owned()], 2));
+    let context = request.context.to_context("user", "order");
+    assert_eq!((context.chain, context.depth), (vec!["user".to_owned(), "order".to_owned()], 2));
     assert!(pair.session.respond(request.id, Outcome::Success(Payload { bytes: b"", ..ONE }), pair.now));
     pair.drive();
     let answer = pair.next_sent().1;
@@ -172,7 +173,7 @@ fn more_work_than_the_limit_is_refused() {
     assert!(pair.session.respond(first.id, Outcome::Success(ONE), pair.now));
     pair.send(conn, &call("d"));
     pair.next_request();
-    assert_eq!(pair.next_request().request_id, "d");
+    assert_eq!(pair.next_request().request_id.to_string(), "d");
 }
 
 #[test]

@@ -334,10 +334,10 @@ impl World {
                 self.totals.disconnected += 1;
             }
             SessionEvent::Request(request) => {
-                let mut asked = self.answers.keys().filter(|(_, id)| *id == request.request_id);
+                let mut asked = self.answers.keys().filter(|(_, id)| *id == request.request_id.to_string());
                 let key = asked.next().unwrap_or_else(|| panic!("nobody asked {request:?}")).0;
                 assert!(self.requests.iter().all(|(id, ..)| *id != request.id));
-                self.requests.push((request.id, key, request.request_id));
+                self.requests.push((request.id, key, request.request_id.to_string()));
             }
             SessionEvent::RequestExpired { id, reason } => {
                 let at = self.requests.iter().position(|(other, ..)| *other == id).expect("it was in work");
@@ -357,6 +357,7 @@ impl World {
                 self.totals.broken += u64::from(error.message.starts_with("from the gateway"))
             }
             SessionEvent::Reconnecting { .. } | SessionEvent::GatewayError(_) => {}
+            SessionEvent::GatewayDraining | SessionEvent::Drained { .. } => panic!("nobody drains"),
         }
     }
 
@@ -429,9 +430,9 @@ impl World {
         }
         let at = pick(&mut self.rng, self.pending.len());
         // False when it has ended in this batch: then its event is on the way.
-        if self.session.cancel(self.pending[at]) {
+        if self.session.cancel(self.pending[at], self.now) {
             let id = self.pending.swap_remove(at);
-            assert!(!self.session.cancel(id));
+            assert!(!self.session.cancel(id, self.now));
             self.totals.cancelled += 1;
         }
     }

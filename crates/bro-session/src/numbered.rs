@@ -1,0 +1,92 @@
+//! Frames of version 2 from the gateway.
+
+use crate::conns::ConnId;
+use crate::event::{Origin, OwnedPayload, SessionEvent};
+use crate::session::Session;
+use bro_proto::error::{ErrorBody, ErrorCode};
+use bro_proto::time::Now;
+use bro_proto::v1::{Payload, check_value};
+use bro_proto::v2::{self, Codec, Failure, Frame, FrameKind};
+use bytes::Bytes;
+
+impl Session {
+    /// Handles one frame of version 2. The connection may be gone afterwards.
+    pub(crate) fn handle_numbered(&mut self, conn: ConnId, chunk: &Bytes, frame: &[u8], now: Now) {
+        if self.pool.link(conn).is_none() {
+            return self.break_off(conn, "a frame of version 2, which was not agreed on", now);
+        }
+        let frame = match v2::parse(frame) {
+            Ok(frame) => frame,
+            Err(error) => return self.break_off(conn, &error.to_string(), now),
+        };
+        match frame {
+            Frame::Response { id, codec, payload } => self.handle_result(conn, id, codec, payload, chunk),
+            Frame::Call(call) => self.handle_numbered_call(conn, &call, false, chunk, now),
+            Frame::Notify(call) => self.handle_numbered_call(conn, &call, true, chunk, now),
+            Frame::Error { id, is_from_gateway, failure } => self.handle_failure(conn, id, is_from_gateway, failure),
+            Frame::Cancel { id, reason } => self.give_up_request(conn, id, reason),
+            Frame::Name { number, service, forgets } => {
+                let link = self.pool.link(conn).expect("just seen");
+                if !link.names.learn(number, service, forgets) {
+                    self.break_off(conn, &format!("a name with the number {number}, which is too large"), now);
+                }
+            }
+            Frame::Ping { id } => {
+                if let Some(open) = self.pool.open(conn) {
+                    open.outbound.extend(|out| v2::encode::bare(out, FrameKind::Pong, id));
+                    self.queued_unasked(conn, now);
+                }
+            }
+            Frame::Pong { id } => self.handle_pong(conn, id),
+            Frame::Drain => self.handle_gateway_drain(),
+            Frame::Resolve { .. } => self.break_off(conn, "RESOLVE, which is for gateways", now),
+            Frame::Other { .. } | Frame::Ignored => self.counters.unknown_frames += 1,
+        }
+    }
+
+    fn handle_result(&mut self, conn: ConnId, number: u64, codec: Codec, payload: &[u8], chunk: &Bytes) {
+        let Some(call) = self.calls.find_numbered(number, conn) else {
+            self.counters.late_answers += 1;
+            return;
+        };
+        match self.read_payload(codec, payload, chunk) {
+            Ok(result) => self.end_call(call, Ok(result), Origin::Service),
+            Err(error) => self.end_call(call, Err(error), Origin::Local),
+        }
+    }
+
+    fn handle_failure(&mut self, conn: ConnId, number: u64, is_from_gateway: bool, failure: Failure<'_>) {
+        let Some(call) = self.calls.find_numbered(number, conn) else {
+            self.counters.late_answers += 1;
+            return;
+        };
+        let error = failure.to_body();
+        let origin = if is_from_gateway { Origin::Gateway } else { Origin::Service };
+        if is_from_gateway {
+            self.tell(SessionEvent::GatewayError(error.clone()));
+        }
+        self.end_call(call, Err(error), origin);
+    }
+
+    /// A value to be kept, without copying when its frame lies whole in the chunk. The gateway has not looked at it, so here is the place
+    /// where it is proved to be one.
+    pub(crate) fn read_payload(&self, codec: Codec, payload: &[u8], chunk: &Bytes) -> Result<OwnedPayload, ErrorBody> {
+        let fail = |why: String| Err(ErrorBody::new(ErrorCode::DeserializationFailed, why));
+        if codec == Codec::ABSENT || payload.is_empty() {
+            return Ok(OwnedPayload { encoding: self.config.encoding, bytes: Bytes::new() });
+        }
+        let Some(encoding) = codec.encoding() else {
+            return fail(format!("the value is encoded in a way that is not known here (codec {})", codec.0));
+        };
+        if let Err(error) = check_value(Payload { encoding, bytes: payload }) {
+            return fail(format!("the value cannot be read: {error}"));
+        }
+        Ok(OwnedPayload::keep(encoding, payload, chunk))
+    }
+
+    /// Ends a connection on which the gateway sent what it must not send.
+    pub(crate) fn break_off(&mut self, conn: ConnId, what: &str, now: Now) {
+        let error = ErrorBody::new(ErrorCode::InvalidMessage, format!("from the gateway: {what}"));
+        self.lose_broken(conn, error, now);
+    }
+}

@@ -1,0 +1,323 @@
+//! Calls that this client makes.
+
+use crate::calls::{CallId, CallKey};
+use crate::conns::ConnId;
+use crate::context::write_child;
+use crate::requests::{Echo, RequestId};
+use crate::session::{Session, Timer, append_error, check_depth, check_reach, later_ms, too_large, unsendable};
+use bro_proto::context::{CallContext, deadline_ms};
+use bro_proto::error::{ErrorBody, ErrorCode};
+use bro_proto::id::write_id;
+use bro_proto::limits::{CHAIN_LEN_MAX, FRAME_PREFIX_BYTES};
+use bro_proto::name::{check_method_name, check_service_name};
+use bro_proto::time::Now;
+use bro_proto::v1::encode::{CallFields, ContextSource, encode_call};
+use bro_proto::v1::{Payload, check_nesting};
+use bro_proto::v2::encode::CallHead;
+use bro_proto::v2::{self, CALL_HEAD_BYTES, CancelReason, Codec, FrameKind, WireError, section};
+
+/// A call to be made.
+///
+/// Where it continues a chain, the first of these that applies counts: `context`, `request`, `parent`.
+#[derive(Clone, Copy, Debug)]
+pub struct CallRequest<'a> {
+    /// The service to call.
+    pub to: &'a str,
+    /// The method to call.
+    pub method: &'a str,
+    /// The parameters; empty bytes leave them out.
+    pub params: Payload<'a>,
+    /// The request that this call is made for. While it is in work, the call continues its chain, its deadline holds, and in version 2
+    /// the call ends when the request does before it is answered. A call for a request that its caller has given up fails
+    /// with `CANCELLED`, or with `DEADLINE_EXCEEDED`. Of a request that was answered nothing is known any more: `parent` counts.
+    pub request: Option<RequestId>,
+    /// The context of the request that this call is made for. It is extended by `to`, and its deadline holds.
+    pub parent: Option<&'a CallContext>,
+    /// A context to be sent as it is, instead of an extended or a new one.
+    pub context: Option<&'a CallContext>,
+    /// Time the call may take, in milliseconds, if not the configured one.
+    pub timeout_ms: Option<u64>,
+}
+
+impl<'a> CallRequest<'a> {
+    /// A call that begins a chain and may take the configured time.
+    pub fn new(to: &'a str, method: &'a str, params: Payload<'a>) -> Self {
+        Self { to, method, params, request: None, parent: None, context: None, timeout_ms: None }
+    }
+}
+
+/// Which chain a call belongs to.
+#[derive(Clone, Copy)]
+enum Lineage<'a> {
+    /// It begins one.
+    Begins,
+    /// That of a request in work.
+    InWork(RequestId),
+    /// It goes on from here.
+    Continues(&'a CallContext),
+    /// Exactly this.
+    Is(&'a CallContext),
+}
+
+/// Where a call that may be made goes.
+struct Aim<'a> {
+    conn: ConnId,
+    lineage: Lineage<'a>,
+    timeout_ms: u64,
+}
+
+/// Commands.
+impl Session {
+    /// Makes a call. After an error nothing was sent, and no event follows.
+    pub fn call(&mut self, call: CallRequest<'_>, now: Now) -> Result<CallId, ErrorBody> {
+        self.now = now;
+        let aim = self.admit_call(&call, true, now)?;
+        let Aim { conn, timeout_ms, .. } = aim;
+        let id = if self.pool.speaks_v2(conn) {
+            let origin = self.prepare_section(&call, aim.lineage)?;
+            self.check_size(&call)?;
+            let (id, number) = self.calls.insert_numbered(conn, timeout_ms);
+            self.write_numbered(&call, &aim, FrameKind::Call, number.to_wire(), origin);
+            id
+        } else {
+            self.prepare_context(&call, aim.lineage, now);
+            let (id, key) = self.calls.insert(conn, timeout_ms, now.wall_ms);
+            self.id_text.clear();
+            key.write(&mut self.id_text).expect("writing to a string");
+            if let Err(error) = self.write_text(&call, &aim) {
+                self.calls.remove(id);
+                return Err(error);
+            }
+            id
+        };
+        let timer = self.timers.insert(later_ms(now, timeout_ms), Timer::Call(id));
+        self.calls.set_timer(id, timer);
+        self.queued(conn, now);
+        self.counters.calls += 1;
+        Ok(id)
+    }
+
+    /// Makes a call without answer: nobody learns whether it arrived, and no event follows. On a connection of version 1 it
+    /// goes out as a call whose answer is ignored. After an error nothing was sent.
+    pub fn notify(&mut self, call: CallRequest<'_>, now: Now) -> Result<(), ErrorBody> {
+        self.now = now;
+        let aim = self.admit_call(&call, false, now)?;
+        if self.pool.speaks_v2(aim.conn) {
+            let origin = self.prepare_section(&call, aim.lineage)?;
+            self.check_size(&call)?;
+            self.write_numbered(&call, &aim, FrameKind::Notify, 0, origin);
+        } else {
+            self.prepare_context(&call, aim.lineage, now);
+            self.id_text.clear();
+            self.calls.write_note(now.wall_ms, &mut self.id_text).expect("writing to a string");
+            self.write_text(&call, &aim)?;
+        }
+        self.queued(aim.conn, now);
+        self.counters.notifications += 1;
+        Ok(())
+    }
+
+    /// Gives a call up: no event will come for it, and in version 2 its callee is told. False when it has ended already; then its
+    /// event is on the way.
+    pub fn cancel(&mut self, id: CallId, now: Now) -> bool {
+        self.now = now;
+        let Some(pending) = self.calls.remove(id) else { return false };
+        if let Some(timer) = pending.timer {
+            self.timers.remove(timer);
+        }
+        if let CallKey::V2(number) = pending.key
+            && let Some(conn) = self.pool.open(pending.conn)
+        {
+            conn.outbound.extend(|out| v2::encode::cancel(out, number.to_wire(), CancelReason::Cancelled));
+            self.queued_unasked(pending.conn, now);
+        }
+        true
+    }
+}
+
+impl Session {
+    /// Everything that can be wrong with a call, but for what shows when it is written.
+    fn admit_call<'a>(&mut self, call: &CallRequest<'a>, takes_slot: bool, now: Now) -> Result<Aim<'a>, ErrorBody> {
+        check_call_names(call)?;
+        if !self.announced {
+            return Err(ErrorBody::new(ErrorCode::NotConnected, "not connected to the gateway"));
+        }
+        let (lineage, timeout_ms) = self.lineage(call, now)?;
+        if takes_slot && self.calls.is_full() {
+            let why = format!("{} calls wait for their answer already", self.calls.len_max());
+            return Err(ErrorBody::new(ErrorCode::ResourceExhausted, why));
+        }
+        let config = &self.config;
+        if call.params.encoding == config.encoding && call.params.bytes.len() > config.frame_bytes_max {
+            return Err(too_large(call.params.bytes.len(), config.frame_bytes_max));
+        }
+        check_nesting(call.params).map_err(unsendable)?;
+        // A call that is made for another goes where the answer to that will go, so that it cannot arrive behind it.
+        let preferred = match lineage {
+            Lineage::InWork(id) => self.requests.get(id).map(|in_work| in_work.conn),
+            _ => None,
+        };
+        let queue_bytes_max = config.queue_bytes_max;
+        let preferred =
+            preferred.filter(|&conn| self.pool.speaks_v2(conn) && self.pool.has_room(conn, queue_bytes_max));
+        let Some(conn) = preferred.or_else(|| self.pool.pick(queue_bytes_max)) else {
+            let why = format!("{queue_bytes_max} bytes wait for the gateway to read them");
+            return Err(ErrorBody::new(ErrorCode::Overloaded, why));
+        };
+        Ok(Aim { conn, lineage, timeout_ms })
+    }
+
+    /// The chain that a call belongs to, and the time that it may take.
+    fn lineage<'a>(&self, call: &CallRequest<'a>, now: Now) -> Result<(Lineage<'a>, u64), ErrorBody> {
+        let timeout_ms = self.config.call_timeout_ms(call.timeout_ms);
+        if let Some(given) = call.context {
+            given.validate()?;
+            check_reach(given.depth, given.deadline_ms, now)?;
+            return Ok((Lineage::Is(given), timeout_ms.min(given.remaining_ms(now))));
+        }
+        if let Some(id) = call.request {
+            if let Some(in_work) = self.requests.get(id) {
+                let Some(left_ms) = in_work.due_ms.checked_sub(later_ms(now, 0)) else {
+                    return Err(ErrorBody::new(ErrorCode::DeadlineExceeded, "the deadline of the request has passed"));
+                };
+                check_depth(in_work.context.depth().saturating_add(1))?;
+                return Ok((Lineage::InWork(id), timeout_ms.min(left_ms)));
+            }
+            match self.requests.given_up(id) {
+                Some(CancelReason::Deadline) => {
+                    return Err(ErrorBody::new(ErrorCode::DeadlineExceeded, "the deadline of the request has passed"));
+                }
+                Some(CancelReason::Cancelled | CancelReason::CallerGone) => {
+                    return Err(ErrorBody::new(ErrorCode::Cancelled, "nobody waits for the request any more"));
+                }
+                None => {}
+            }
+        }
+        let Some(parent) = call.parent else { return Ok((Lineage::Begins, timeout_ms)) };
+        check_reach(parent.depth.saturating_add(1), parent.deadline_ms, now)?;
+        if parent.chain.len() >= CHAIN_LEN_MAX {
+            let why =
+                format!("the call chain has {} entries, at most {CHAIN_LEN_MAX} are accepted", parent.chain.len());
+            return Err(ErrorBody::new(ErrorCode::MaxDepthExceeded, why));
+        }
+        Ok((Lineage::Continues(parent), timeout_ms.min(parent.remaining_ms(now))))
+    }
+
+    /// Whether the frame of a call of version 2 is within its limit.
+    fn check_size(&self, call: &CallRequest<'_>) -> Result<(), ErrorBody> {
+        let head_bytes = CALL_HEAD_BYTES - FRAME_PREFIX_BYTES;
+        let body_bytes = head_bytes + call.method.len() + self.section.len() + call.params.bytes.len();
+        let limit = self.config.frame_bytes_max;
+        if body_bytes > limit { Err(too_large(body_bytes, limit)) } else { Ok(()) }
+    }
+
+    /// Queues a call of version 2, and the binding of its route if need be.
+    fn write_numbered(&mut self, call: &CallRequest<'_>, aim: &Aim<'_>, kind: FrameKind, id: u64, origin: u64) {
+        let conn = self.pool.at(aim.conn.index as usize);
+        let link = conn.v2.as_mut().expect("the connection speaks version 2");
+        let (route, is_new) = link.routes.number(call.to);
+        // 0 would be as long as the gateway likes.
+        let timeout_ms = u32::try_from(aim.timeout_ms.max(1)).expect("a day has fewer than 2^32 ms");
+        let section = self.section.as_slice();
+        let codec = Codec::of(call.params);
+        let head = CallHead { kind, id, origin, root: 0, peer: route, timeout_ms, method: call.method, section, codec };
+        conn.outbound.extend(|out| {
+            if is_new {
+                v2::encode::resolve(out, route, call.to);
+            }
+            v2::encode::call_head(out, &head, call.params.bytes.len());
+            out.extend_from_slice(call.params.bytes);
+        });
+    }
+
+    /// Queues a call of version 1 with the id and the context in the scratch space.
+    fn write_text(&mut self, call: &CallRequest<'_>, aim: &Aim<'_>) -> Result<(), ErrorBody> {
+        let Session { config, pool, context, id_text, .. } = self;
+        let fields = CallFields {
+            id: id_text,
+            from: &config.service_name,
+            to: call.to,
+            method: call.method,
+            params: call.params,
+            context: ContextSource::Owned(call.context.unwrap_or(context)),
+        };
+        let outbound = &mut pool.at(aim.conn.index as usize).outbound;
+        let queued = outbound.append(config.frame_bytes_max, |out| encode_call(out, config.encoding, &fields));
+        queued.map_err(|error| append_error(error, config.frame_bytes_max))
+    }
+
+    /// Fills the scratch section for a call of version 2; gives the number of the parent, under which the gateway knows the rest,
+    /// or 0.
+    fn prepare_section(&mut self, call: &CallRequest<'_>, lineage: Lineage<'_>) -> Result<u64, ErrorBody> {
+        let Session { section: out, requests, config, .. } = self;
+        out.clear();
+        let written = match lineage {
+            Lineage::Begins => Ok(()),
+            Lineage::Continues(parent) => write_child(parent, call.to, out),
+            Lineage::Is(given) => section::write(out, &given.root, given.depth, given.chain.iter().map(String::as_str)),
+            Lineage::InWork(id) => {
+                let in_work = requests.get(id).expect("in work a moment ago");
+                if let Echo::V2 { number } = in_work.echo {
+                    return Ok(number);
+                }
+                in_work.context.write_child(&in_work.from, &config.service_name, call.to, out)
+            }
+        };
+        written.map(|()| 0).map_err(|error: WireError| ErrorBody::new(ErrorCode::InvalidContext, error.to_string()))
+    }
+
+    /// Fills the scratch context for a call of version 1, unless the call brings its own. Reuses the memory of the scratch context:
+    /// this runs for every such call.
+    fn prepare_context(&mut self, call: &CallRequest<'_>, lineage: Lineage<'_>, now: Now) {
+        let timeout_ms = self.config.call_timeout_ms(call.timeout_ms);
+        let whole: CallContext;
+        let parent = match lineage {
+            Lineage::Is(_) => return,
+            Lineage::Begins => None,
+            Lineage::Continues(parent) => Some(parent),
+            Lineage::InWork(id) => {
+                let in_work = self.requests.get(id).expect("in work a moment ago");
+                whole = in_work.context.to_context(&in_work.from, &self.config.service_name);
+                Some(&whole)
+            }
+        };
+        let context = &mut self.context;
+        context.root.clear();
+        let mut chain = std::mem::take(&mut context.chain);
+        let mut len = 0;
+        let mut add = |name: &str| {
+            match chain.get_mut(len) {
+                Some(entry) => {
+                    entry.clear();
+                    entry.push_str(name);
+                }
+                None => chain.push(name.to_owned()),
+            }
+            len += 1;
+        };
+        context.deadline_ms = deadline_ms(timeout_ms, now);
+        match parent {
+            Some(parent) => {
+                context.root.push_str(&parent.root);
+                parent.chain.iter().for_each(|name| add(name));
+                context.depth = parent.depth.saturating_add(1);
+                context.deadline_ms = context.deadline_ms.min(parent.deadline_ms);
+            }
+            None => {
+                let tail = self.rng.below(36_u64.pow(6));
+                write_id(&mut context.root, "root", now.wall_ms, tail).expect("writing to a string");
+                add(&self.config.service_name);
+                context.depth = 2;
+            }
+        }
+        add(call.to);
+        chain.truncate(len);
+        context.chain = chain;
+    }
+}
+
+fn check_call_names(call: &CallRequest<'_>) -> Result<(), ErrorBody> {
+    let refuse = |what: &str, error| ErrorBody::new(ErrorCode::InvalidArgument, format!("{what}: {error}"));
+    check_service_name(call.to).map_err(|error| refuse("service name", error))?;
+    check_method_name(call.method).map_err(|error| refuse("method name", error))
+}
