@@ -276,7 +276,7 @@ impl Simulator {
         // What comes too late for it must be ignored.
         self.router.handle_written(peer, 1, self.world.now, &mut self.orders);
         self.router.handle_partial(peer, true, self.world.now);
-        self.router.handle_frame(peer, &[0, 0, 0, 0], self.world.now, &mut self.orders);
+        self.router.handle_frame(peer, &mut [0, 0, 0, 0], self.world.now, &mut self.orders);
         if self.orders.list.is_empty() { Ok(()) } else { Err("a dead peer has an effect".into()) }
     }
 
@@ -385,14 +385,15 @@ impl Simulator {
             sender = other.callee;
             let forged = json!({"type": "RESPONSE", "id": other.callee_id, "status": "success", "data": 1,
                 "from": self.world.names.get(&sender), "to": "x"});
-            let forged = crate::wire::frame(&forged, Encoding::Json);
-            self.router.handle_frame(sender, &forged, self.world.now, &mut self.orders);
+            let mut forged = crate::wire::frame(&forged, Encoding::Json);
+            self.router.handle_frame(sender, &mut forged, self.world.now, &mut self.orders);
             return self.judge(&Input::Frame(peer, planned));
         }
         self.world.adopt_encoding(peer, planned);
+        let mut frame = frame.to_vec();
         let start = frame.as_ptr() as usize;
         self.orders.inbound = Some((start, start + frame.len()));
-        self.router.handle_frame(sender, frame, self.world.now, &mut self.orders);
+        self.router.handle_frame(sender, &mut frame, self.world.now, &mut self.orders);
         self.orders.inbound = None;
         self.judge(&Input::Frame(peer, planned))
     }
@@ -557,6 +558,7 @@ enum ReadEnd {
 fn random_config(rng: &mut Rng) -> RouterConfig {
     let frame_bytes_max = 2048 << rng.below(2);
     RouterConfig {
+        speaks_v2: true,
         heartbeat_interval_ms: 2000,
         call_timeout_ms: 1500,
         register_timeout_ms: 1000,

@@ -12,7 +12,7 @@ use crate::inbox::{Arrived, Buffers, DIRECT_READ_BYTES_MIN, Place, read_budget};
 use crate::journal::Journal;
 use crate::linger::{Lingering, cut_off};
 use crate::socket_file::SocketFile;
-use bro_proto::frame::Cut;
+use bro_proto::frame::CutPlace;
 use bro_proto::v1::Encoding;
 use bro_proto::v1::encode::encode_error;
 use bro_proto::{ErrorBody, Now, limits};
@@ -276,11 +276,10 @@ impl Driver {
                 return Read::Ended;
             }
         };
-        let chunk_at = range.start;
-        let chunk = self.buffers.bytes(buffer, range);
-        let mut cuts = deframer.start(chunk, self.shared.frame_bytes_max);
+        let mut at = 0;
         loop {
-            let cut = match cuts.next_cut() {
+            let chunk = self.buffers.bytes(buffer, range.clone());
+            let cut = match deframer.next_place(chunk, &mut at, self.shared.frame_bytes_max) {
                 Ok(Some(cut)) => cut,
                 Ok(None) => break,
                 Err(error) => {
@@ -288,19 +287,20 @@ impl Driver {
                     break;
                 }
             };
-            let (place, start, frame) = match cut {
-                Cut::Whole(frame) => {
-                    let start = chunk_at + (frame.as_ptr() as usize - chunk.as_ptr() as usize);
-                    (Place::Buffer(buffer), start, frame)
+            match cut {
+                CutPlace::Whole(part) => {
+                    let start = range.start + part.start;
+                    let frame = self.buffers.bytes_mut(buffer, start..range.start + part.end);
+                    self.conns.pending.begin_frame(Place::Buffer(buffer), start, frame);
+                    self.router.handle_frame(peer, frame, self.now, &mut self.conns);
                 }
-                Cut::Assembled(frame) => {
+                CutPlace::Assembled(mut frame) => {
+                    let index = u32::try_from(self.frames.len()).expect("few frames a wakeup");
+                    self.conns.pending.begin_frame(Place::Frame(index), 0, &frame);
+                    self.router.handle_frame(peer, &mut frame, self.now, &mut self.conns);
                     self.frames.push(Bytes::from(frame));
-                    let index = self.frames.len() - 1;
-                    (Place::Frame(u32::try_from(index).expect("few frames a wakeup")), 0, &self.frames[index][..])
                 }
-            };
-            self.conns.pending.begin_frame(place, start, frame);
-            self.router.handle_frame(peer, frame, self.now, &mut self.conns);
+            }
             self.conns.pending.end_frame();
             if !self.conns.is_open(peer) {
                 break;
@@ -310,7 +310,6 @@ impl Driver {
                 report_written(&mut self.router, &mut self.conns, self.now);
             }
         }
-        drop(cuts);
         let is_mid_frame = deframer.is_mid_frame();
         if !self.conns.restore(peer, deframer) {
             return Read::Ended;

@@ -73,6 +73,11 @@ impl Buffers {
         &self.all[buffer as usize][range]
     }
 
+    /// The same, to be changed where they lie.
+    pub(crate) fn bytes_mut(&mut self, buffer: u32, range: Range<usize>) -> &mut [u8] {
+        &mut self.all[buffer as usize][range]
+    }
+
     /// Nothing points at the buffers any more.
     pub(crate) fn recycle(&mut self) {
         self.current = 0;

@@ -1,6 +1,7 @@
 //! v1 framing: a 4-byte big-endian body length, then the body.
 
 use crate::limits::FRAME_PREFIX_BYTES;
+use std::ops::Range;
 
 /// The stream cannot be understood any further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -83,15 +84,76 @@ impl Deframer {
 
     /// Begins with the next chunk of the stream. Bodies above `body_bytes_max` end the stream.
     pub fn start<'d, 'c>(&'d mut self, chunk: &'c [u8], body_bytes_max: usize) -> Frames<'d, 'c> {
-        Frames { deframer: self, rest: chunk, assembled: Vec::new(), body_bytes_max }
+        Frames { deframer: self, chunk, at: 0, assembled: Vec::new(), body_bytes_max }
     }
+
+    /// Where the next whole frame is, for a reader that changes frames where they lie. `at` is how far `chunk` is used up: 0 for a new
+    /// chunk. When there is no further frame, what is left of the chunk is kept for the next one.
+    ///
+    /// After an error the stream has no next frame: the connection must be closed.
+    pub fn next_place(
+        &mut self,
+        chunk: &[u8],
+        at: &mut usize,
+        body_bytes_max: usize,
+    ) -> Result<Option<CutPlace>, FrameError> {
+        let place = self.cut(chunk, at, body_bytes_max)?;
+        if place.is_none() {
+            self.partial.extend_from_slice(&chunk[*at..]);
+            *at = chunk.len();
+        }
+        Ok(place)
+    }
+
+    fn cut(&mut self, chunk: &[u8], at: &mut usize, body_bytes_max: usize) -> Result<Option<CutPlace>, FrameError> {
+        if self.partial.is_empty() {
+            let rest = &chunk[*at..];
+            let Some(total) = frame_bytes(rest, body_bytes_max)? else { return Ok(None) };
+            if rest.len() < total {
+                return Ok(None);
+            }
+            let start = *at;
+            *at += total;
+            return Ok(Some(CutPlace::Whole(start..*at)));
+        }
+        if !self.take_up_to(FRAME_PREFIX_BYTES, chunk, at) {
+            return Ok(None);
+        }
+        let total = frame_bytes(&self.partial, body_bytes_max)?.expect("the prefix is complete");
+        if !self.take_up_to(total, chunk, at) {
+            return Ok(None);
+        }
+        // Longer than the frame only when a vector has more capacity than was asked for, see `Deframer::room`.
+        let surplus = self.partial.split_off(total);
+        Ok(Some(CutPlace::Assembled(std::mem::replace(&mut self.partial, surplus))))
+    }
+
+    /// Moves bytes of the chunk to the partial frame until it has `target` bytes. False when the chunk ends before.
+    fn take_up_to(&mut self, target: usize, chunk: &[u8], at: &mut usize) -> bool {
+        let wanted = target.saturating_sub(self.partial.len());
+        let taken = wanted.min(chunk.len() - *at);
+        self.partial.extend_from_slice(&chunk[*at..*at + taken]);
+        *at += taken;
+        taken == wanted
+    }
+}
+
+fn frame_bytes(bytes: &[u8], body_bytes_max: usize) -> Result<Option<usize>, FrameError> {
+    let Some(prefix) = bytes.first_chunk() else { return Ok(None) };
+    let announced = announced_bytes(*prefix);
+    if announced > body_bytes_max {
+        return Err(FrameError::TooLarge { announced, limit: body_bytes_max });
+    }
+    Ok(Some(FRAME_PREFIX_BYTES + announced))
 }
 
 /// The frames of one chunk; see [`Deframer::start`]. When dropped, what is left of the chunk is kept for the next one.
 #[derive(Debug)]
 pub struct Frames<'d, 'c> {
     deframer: &'d mut Deframer,
-    rest: &'c [u8],
+    chunk: &'c [u8],
+    /// Bytes of the chunk that are used up.
+    at: usize,
     assembled: Vec<u8>,
     body_bytes_max: usize,
 }
@@ -101,6 +163,15 @@ pub struct Frames<'d, 'c> {
 pub enum Cut<'c> {
     /// It lay whole in the chunk.
     Whole(&'c [u8]),
+    /// It came in pieces and was put together.
+    Assembled(Vec<u8>),
+}
+
+/// Where a whole frame, **with** its prefix, lies.
+#[derive(Debug, PartialEq, Eq)]
+pub enum CutPlace {
+    /// Whole, in this part of the chunk.
+    Whole(Range<usize>),
     /// It came in pieces and was put together.
     Assembled(Vec<u8>),
 }
@@ -122,52 +193,17 @@ impl<'c> Frames<'_, 'c> {
 
     /// Like [`Frames::next_frame`], for a driver that forwards frames from where they lie.
     pub fn next_cut(&mut self) -> Result<Option<Cut<'c>>, FrameError> {
-        if self.deframer.partial.is_empty() {
-            let Some(total) = self.frame_bytes(self.rest)? else { return Ok(None) };
-            if self.rest.len() < total {
-                return Ok(None);
-            }
-            let (frame, rest) = self.rest.split_at(total);
-            self.rest = rest;
-            return Ok(Some(Cut::Whole(frame)));
-        }
-        if !self.take_up_to(FRAME_PREFIX_BYTES) {
-            return Ok(None);
-        }
-        let total = self.frame_bytes(&self.deframer.partial)?.expect("the prefix is complete");
-        if !self.take_up_to(total) {
-            return Ok(None);
-        }
-        // Longer than the frame only when a vector has more capacity than was asked for, see `Deframer::room`.
-        let surplus = self.deframer.partial.split_off(total);
-        Ok(Some(Cut::Assembled(std::mem::replace(&mut self.deframer.partial, surplus))))
-    }
-
-    fn frame_bytes(&self, bytes: &[u8]) -> Result<Option<usize>, FrameError> {
-        let Some(prefix) = bytes.first_chunk() else { return Ok(None) };
-        let announced = announced_bytes(*prefix);
-        if announced > self.body_bytes_max {
-            return Err(FrameError::TooLarge { announced, limit: self.body_bytes_max });
-        }
-        Ok(Some(FRAME_PREFIX_BYTES + announced))
-    }
-
-    /// Moves bytes of the chunk to the partial frame until it has `target` bytes. False when the chunk ends before.
-    fn take_up_to(&mut self, target: usize) -> bool {
-        let partial = &mut self.deframer.partial;
-        let wanted = target.saturating_sub(partial.len());
-        let taken = wanted.min(self.rest.len());
-        partial.extend_from_slice(&self.rest[..taken]);
-        self.rest = &self.rest[taken..];
-        taken == wanted
+        let place = self.deframer.cut(self.chunk, &mut self.at, self.body_bytes_max)?;
+        Ok(place.map(|place| match place {
+            CutPlace::Whole(range) => Cut::Whole(&self.chunk[range]),
+            CutPlace::Assembled(frame) => Cut::Assembled(frame),
+        }))
     }
 }
 
 impl Drop for Frames<'_, '_> {
     fn drop(&mut self) {
-        if !self.rest.is_empty() {
-            self.deframer.partial.extend_from_slice(self.rest);
-        }
+        self.deframer.partial.extend_from_slice(&self.chunk[self.at..]);
     }
 }
 
@@ -209,6 +245,38 @@ mod tests {
                 at = end;
             }
             assert_eq!(seen, frames, "seed {seed}");
+            assert!(!deframer.is_mid_frame());
+        }
+    }
+
+    #[test]
+    fn frames_can_be_changed_where_they_lie() {
+        for seed in 0..200 {
+            let mut rng = Rng::new(seed);
+            let bodies: Vec<Vec<u8>> = (0..rng.below(20)).map(|_| vec![1; rng.below(300) as usize]).collect();
+            let stream = bodies.iter().map(|body| frame(body)).collect::<Vec<_>>().concat();
+            let mut deframer = Deframer::new();
+            let mut seen = Vec::new();
+            let mut start = 0;
+            while start < stream.len() {
+                let end = (start + 1 + rng.below(100) as usize).min(stream.len());
+                let mut chunk = stream[start..end].to_vec();
+                let mut at = 0;
+                while let Some(place) = deframer.next_place(&chunk, &mut at, 1000).unwrap() {
+                    let mut assembled = Vec::new();
+                    let frame = match place {
+                        CutPlace::Whole(range) => &mut chunk[range],
+                        CutPlace::Assembled(frame) => {
+                            assembled = frame;
+                            &mut assembled
+                        }
+                    };
+                    frame[FRAME_PREFIX_BYTES..].fill(2);
+                    seen.push(frame[FRAME_PREFIX_BYTES..].to_vec());
+                }
+                start = end;
+            }
+            assert_eq!(seen, bodies.iter().map(|body| vec![2; body.len()]).collect::<Vec<_>>(), "seed {seed}");
             assert!(!deframer.is_mid_frame());
         }
     }

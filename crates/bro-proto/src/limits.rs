@@ -75,6 +75,8 @@ pub const IN_FLIGHT_PER_PEER_MAX: usize = 65_536;
 pub const ROUTES_PER_PEER_MAX: usize = 1024;
 /// Most caller names that are told on a connection of version 2 before the earlier ones are forgotten.
 pub const NAMES_PER_PEER_MAX: usize = 4096;
+/// Bytes of the context sections of all calls in flight; beyond, calls that need one are refused.
+pub const SECTIONS_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Most calls that a client works on at once for others; further ones are answered `OVERLOADED`.
 pub const REQUESTS_MAX: usize = 65_536;
 /// Outbound bytes of a peer, CALLs not counted, above which the gateway stops reading from it until it has taken half of them.

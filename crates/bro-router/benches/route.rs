@@ -50,7 +50,7 @@ fn router(services: usize) -> (Router, Vec<PeerId>) {
             let register = format!(
                 r#"{{"type":"REGISTER","serviceName":"service-{number}","methods":["getUserById"],"version":"1.0.0","metadata":{{}}}}"#
             );
-            router.handle_frame(peer, &frame(&register), NOW, &mut sink);
+            router.handle_frame(peer, &mut frame(&register), NOW, &mut sink);
             router.handle_written(peer, sink.bytes, NOW, &mut sink);
             peer
         })
@@ -64,7 +64,7 @@ fn route(c: &mut Criterion) {
     for services in [2, 100, 10_000] {
         let (mut router, peers) = router(services);
         // Every pair of neighbours calls once before any calls again, so that the tables are met cold as well as warm.
-        let pairs: Vec<(PeerId, Vec<u8>, PeerId, Vec<u8>)> = (0..services.min(1000))
+        let mut pairs: Vec<(PeerId, Vec<u8>, PeerId, Vec<u8>)> = (0..services.min(1000))
             .map(|number| {
                 let (from, to) = (number, (number + 1) % services);
                 let id = format!("req-1699005123456-{number:06}");
@@ -87,11 +87,11 @@ fn route(c: &mut Criterion) {
             })
             .collect();
         let mut sink = Sink::default();
-        let mut at = 0;
+        let (mut at, len) = (0, pairs.len());
         group.bench_function(BenchmarkId::new("call+response", services), |b| {
             b.iter(|| {
-                let (caller, call, callee, answer) = &pairs[at];
-                at = (at + 1) % pairs.len();
+                let (caller, call, callee, answer) = &mut pairs[at];
+                at = (at + 1) % len;
                 router.handle_frame(*caller, call, NOW, &mut sink);
                 assert_eq!(sink.to, Some(*callee));
                 router.handle_written(*callee, sink.bytes, NOW, &mut sink);

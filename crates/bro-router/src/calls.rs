@@ -5,7 +5,9 @@ use crate::peers::{NIL, Peers};
 use bro_proto::limits::CONTEXT_ECHO_BYTES_MAX;
 use bro_proto::timer::TimerId;
 use bro_proto::v1::{Encoding, Payload};
+use bro_proto::v2::CallNumber;
 use hashbrown::HashTable;
+use std::borrow::Cow;
 
 /// The two peers of a call, as indices into what is kept twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,15 +31,58 @@ struct Link {
     next: u32,
 }
 
+/// What the caller of a call knows it by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CallerId<'a> {
+    /// A caller of version 1.
+    Text(&'a str),
+    /// A caller of version 2.
+    Number(u64),
+}
+
+impl<'a> CallerId<'a> {
+    /// As people see it.
+    pub(crate) fn text(self) -> Cow<'a, str> {
+        match self {
+            CallerId::Text(text) => Cow::Borrowed(text),
+            CallerId::Number(number) => Cow::Owned(CallNumber::from_wire(number).to_string()),
+        }
+    }
+}
+
+/// What the callee of a call knows it by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum CalleeId<'a> {
+    /// The text of the caller's id; with its hash from [`Calls::hash`].
+    Shared(u64),
+    /// Another text; with its hash.
+    Own(u64, &'a str),
+    /// The number that the table gives: a callee of version 2.
+    Number,
+}
+
 /// One call in flight.
 #[derive(Debug)]
 pub(crate) struct Call {
     is_live: bool,
+    /// The callee answers with a text, and the call is in the table of these.
+    is_tabled: bool,
+    /// Counts the uses of the slot; with the index it is the number that a callee of version 2 knows.
+    generation: u32,
     /// Peer slots by [`Side`].
     ends: [u32; 2],
     /// Places in the lists of the two peers, by [`Side`]. For a free slot the first `next` is the next free slot.
     links: [Link; 2],
+    /// The call that this one was made for, the first of those made for it, and its place among its siblings.
+    parent: u32,
+    child: u32,
+    sibling: Link,
+    /// Of the callee's id, if that is a text.
     hash: u64,
+    /// 0 when the caller knows the call by a text.
+    caller_number: u64,
+    /// Stamp of the chain that begins with this call; 0 when there is a context or a section.
+    pub(crate) root: u64,
     pub(crate) timer: TimerId,
     /// Monotonic, when it was routed.
     pub(crate) started_us: u64,
@@ -47,7 +92,9 @@ pub(crate) struct Call {
     callee_id_end: u16,
     method_end: u16,
     context_encoding: Encoding,
-    /// Caller's id, callee's id (only if it differs), method, context as the caller wrote it (if it is to be echoed).
+    context_end: u32,
+    /// Caller's id, callee's id (only if it differs), method, context as the caller wrote it (if it is to be echoed), section
+    /// (if calls may be made for this one and it did not begin its chain).
     text: Vec<u8>,
 }
 
@@ -62,25 +109,27 @@ impl Call {
 
     /// What the caller's id hashes to, if the callee knows the call by it; ids of the gateway's own never come again.
     pub(crate) fn shared_id_hash(&self) -> Option<u64> {
-        (self.callee_id_end == self.id_end).then_some(self.hash)
+        (self.is_tabled && !self.is_renamed()).then_some(self.hash)
     }
 
     pub(crate) fn is_live(&self) -> bool {
         self.is_live
     }
 
-    /// The id that the caller gave.
-    pub(crate) fn id(&self) -> &str {
-        self.str(0, self.id_end)
+    pub(crate) fn caller_id(&self) -> CallerId<'_> {
+        match self.caller_number {
+            0 => CallerId::Text(self.str(0, self.id_end)),
+            number => CallerId::Number(number),
+        }
     }
 
-    /// The id that the callee knows, as bytes: they are compared for every answer.
+    /// The id that a callee of version 1 knows, as bytes: they are compared for every answer.
     pub(crate) fn callee_id(&self) -> &[u8] {
         let start = if self.is_renamed() { self.id_end } else { 0 };
         &self.text[start as usize..self.callee_id_end as usize]
     }
 
-    /// Whether the callee knows the call by another id than the caller.
+    /// Whether the callee knows the call by another text than the caller.
     pub(crate) fn is_renamed(&self) -> bool {
         self.callee_id_end != self.id_end
     }
@@ -91,7 +140,27 @@ impl Call {
 
     /// The caller's context as it was written; empty when there is none to echo.
     pub(crate) fn context(&self) -> Payload<'_> {
-        Payload { encoding: self.context_encoding, bytes: &self.text[self.method_end as usize..] }
+        let bytes = &self.text[self.method_end as usize..self.context_end as usize];
+        Payload { encoding: self.context_encoding, bytes }
+    }
+
+    /// The context section of the call; empty when its chain begins with it, or its callee is of version 1.
+    pub(crate) fn section(&self) -> &[u8] {
+        &self.text[self.context_end as usize..]
+    }
+
+    /// Monotonic milliseconds of its deadline.
+    pub(crate) fn deadline_ms(&self) -> u64 {
+        (self.started_us / 1000).saturating_add(self.timeout_ms)
+    }
+
+    /// The call that this one was made for, while it is in flight.
+    pub(crate) fn parent(&self) -> Option<u32> {
+        (self.parent != NIL).then_some(self.parent)
+    }
+
+    pub(crate) fn is_tabled(&self) -> bool {
+        self.is_tabled
     }
 
     fn str(&self, start: u16, end: u16) -> &str {
@@ -103,13 +172,16 @@ impl Call {
 pub(crate) struct NewCall<'a> {
     pub(crate) caller: u32,
     pub(crate) callee: u32,
-    /// Of the callee's id, from [`Calls::hash`].
-    pub(crate) hash: u64,
-    pub(crate) id: &'a str,
-    /// Set when the callee knows the call by another id than the caller.
-    pub(crate) callee_id: Option<&'a str>,
+    pub(crate) id: CallerId<'a>,
+    pub(crate) callee_id: CalleeId<'a>,
     pub(crate) method: &'a str,
+    /// To be echoed to a caller of version 1.
     pub(crate) context: Payload<'a>,
+    /// For the calls that a callee of version 2 may make for it.
+    pub(crate) section: &'a [u8],
+    pub(crate) root: u64,
+    /// The call that it is made for, or `NIL`.
+    pub(crate) parent: u32,
     pub(crate) timer: TimerId,
     pub(crate) started_us: u64,
     pub(crate) timeout_ms: u64,
@@ -121,18 +193,40 @@ pub(crate) struct Calls {
     slots: Vec<Call>,
     free: u32,
     len: usize,
-    /// By callee and the id that the callee knows.
+    /// The generation that a slot begins with. Invariant: above that of every slot given back, and not 0.
+    first_generation: u32,
+    hasher: KeyedHash,
+    /// By callee and the id that the callee knows, where that is a text.
     by_callee_id: HashTable<u32>,
+    /// By caller and the number that the caller knows, where that is a number.
+    by_caller_number: HashTable<u32>,
+    /// Bytes of all sections.
+    section_bytes: usize,
     spare: Vec<Vec<u8>>,
 }
 
 impl Calls {
-    pub(crate) fn new() -> Self {
-        Self { slots: Vec::new(), free: NIL, len: 0, by_callee_id: HashTable::new(), spare: Vec::new() }
+    pub(crate) fn new(hasher: KeyedHash) -> Self {
+        Self {
+            slots: Vec::new(),
+            free: NIL,
+            len: 0,
+            first_generation: 1,
+            hasher,
+            by_callee_id: HashTable::new(),
+            by_caller_number: HashTable::new(),
+            section_bytes: 0,
+            spare: Vec::new(),
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
         self.len
+    }
+
+    /// Bytes of the sections of all calls in flight.
+    pub(crate) fn section_bytes(&self) -> usize {
+        self.section_bytes
     }
 
     /// The index that the next [`Calls::insert`] will give.
@@ -158,22 +252,71 @@ impl Calls {
         self.by_callee_id.find(hash, is_it).copied()
     }
 
+    /// The call with this number of the gateway's.
+    pub(crate) fn find_number(&self, number: u64) -> Option<u32> {
+        let CallNumber { slot, generation } = CallNumber::from_wire(number);
+        let call = self.slots.get(slot as usize)?;
+        (call.is_live && call.generation == generation).then_some(slot)
+    }
+
+    /// The call that `caller` knows by this number.
+    pub(crate) fn find_caller_number(&self, caller: u32, number: u64) -> Option<u32> {
+        let is_it = |&index: &u32| {
+            let call = &self.slots[index as usize];
+            call.caller_number == number && call.caller() == caller
+        };
+        self.by_caller_number.find(self.hasher.hash_number(caller, number), is_it).copied()
+    }
+
+    /// The number that a callee of version 2 knows a call by.
+    pub(crate) fn number(&self, index: u32) -> u64 {
+        CallNumber { slot: index, generation: self.slots[index as usize].generation }.to_wire()
+    }
+
+    #[inline]
     pub(crate) fn insert(&mut self, peers: &mut Peers, new: NewCall<'_>) -> u32 {
         let mut text = self.spare.pop().unwrap_or_default();
-        text.extend_from_slice(new.id.as_bytes());
+        let (mut hash, mut own, mut is_tabled) = (0, "", true);
+        match new.callee_id {
+            CalleeId::Shared(of_id) => hash = of_id,
+            CalleeId::Own(of_id, id) => (hash, own) = (of_id, id),
+            CalleeId::Number => is_tabled = false,
+        }
+        let mut caller_number = 0;
+        match new.id {
+            CallerId::Text(id) => text.extend_from_slice(id.as_bytes()),
+            CallerId::Number(number) => {
+                caller_number = number;
+                if is_tabled {
+                    text.extend_from_slice(new.id.text().as_bytes());
+                }
+            }
+        }
         let id_end = end_of(&text);
-        text.extend_from_slice(new.callee_id.unwrap_or_default().as_bytes());
+        text.extend_from_slice(own.as_bytes());
         let callee_id_end = end_of(&text);
         text.extend_from_slice(new.method.as_bytes());
         let method_end = end_of(&text);
         if new.context.bytes.len() <= CONTEXT_ECHO_BYTES_MAX {
             text.extend_from_slice(new.context.bytes);
         }
+        let context_end = u32::try_from(text.len()).expect("names and a short context");
+        text.extend_from_slice(new.section);
+        self.section_bytes += new.section.len();
+        let index = self.next_index();
+        let generation = self.slots.get(index as usize).map_or(self.first_generation, |place| place.generation);
         let call = Call {
             is_live: true,
+            is_tabled,
+            generation,
             ends: [new.caller, new.callee],
             links: [Link { prev: NIL, next: NIL }; 2],
-            hash: new.hash,
+            parent: NIL,
+            child: NIL,
+            sibling: Link { prev: NIL, next: NIL },
+            hash,
+            caller_number,
+            root: new.root,
             timer: new.timer,
             started_us: new.started_us,
             timeout_ms: new.timeout_ms,
@@ -181,9 +324,9 @@ impl Calls {
             callee_id_end,
             method_end,
             context_encoding: new.context.encoding,
+            context_end,
             text,
         };
-        let index = self.next_index();
         if self.free == NIL {
             self.slots.push(call);
         } else {
@@ -194,30 +337,99 @@ impl Calls {
         self.len += 1;
         self.link(peers, index, Side::Caller);
         self.link(peers, index, Side::Callee);
-        let slots = &self.slots;
-        self.by_callee_id.insert_unique(new.hash, index, |&other| slots[other as usize].hash);
+        if new.parent != NIL {
+            self.adopt(new.parent, index);
+        }
+        let Calls { slots, hasher, by_callee_id, by_caller_number, .. } = self;
+        if is_tabled {
+            by_callee_id.insert_unique(hash, index, |&other| slots[other as usize].hash);
+        }
+        if caller_number != 0 {
+            let hash_of = |caller, number| hasher.hash_number(caller, number);
+            by_caller_number.insert_unique(hash_of(new.caller, caller_number), index, |&other| {
+                let other = &slots[other as usize];
+                hash_of(other.caller(), other.caller_number)
+            });
+        }
         index
     }
 
-    /// Takes a call out of every list and table. Its timer is the caller's business.
+    /// Takes a call out of every list and table. Calls made for it go on without a parent. Its timer is the caller's business.
+    #[inline]
     pub(crate) fn remove(&mut self, peers: &mut Peers, index: u32) -> Call {
         self.unlink(peers, index, Side::Caller);
         self.unlink(peers, index, Side::Callee);
+        while self.take_child(index).is_some() {}
+        self.disown(index);
         let place = &mut self.slots[index as usize];
         debug_assert!(place.is_live);
-        let entry = self.by_callee_id.find_entry(place.hash, |&other| other == index);
-        entry.expect("every call is in the table").remove();
+        if place.is_tabled {
+            let entry = self.by_callee_id.find_entry(place.hash, |&other| other == index);
+            entry.expect("every call with a text is in the table").remove();
+        }
+        if place.caller_number != 0 {
+            let hash = self.hasher.hash_number(place.caller(), place.caller_number);
+            let entry = self.by_caller_number.find_entry(hash, |&other| other == index);
+            entry.expect("every call with a number is in the table").remove();
+        }
+        self.section_bytes -= place.section().len();
         let ended = Call { text: std::mem::take(&mut place.text), ..*place };
         place.is_live = false;
+        place.generation = place.generation.wrapping_add(1).max(1);
+        place.context_end = 0;
         place.links[0].next = self.free;
         self.free = index;
         self.len -= 1;
         if self.len == 0 && self.slots.len() > IDLE_SLOTS_MAX {
-            self.slots = Vec::new();
-            self.free = NIL;
-            self.by_callee_id = HashTable::new();
+            self.give_back();
         }
         ended
+    }
+
+    /// Takes one of the calls that were made for a call away from it; `None` when there is none left.
+    pub(crate) fn take_child(&mut self, index: u32) -> Option<u32> {
+        let child = self.slots[index as usize].child;
+        if child == NIL {
+            return None;
+        }
+        self.disown(child);
+        Some(child)
+    }
+
+    fn adopt(&mut self, parent: u32, index: u32) {
+        let next = std::mem::replace(&mut self.slots[parent as usize].child, index);
+        if next != NIL {
+            self.slots[next as usize].sibling.prev = index;
+        }
+        let call = &mut self.slots[index as usize];
+        call.parent = parent;
+        call.sibling = Link { prev: NIL, next };
+    }
+
+    fn disown(&mut self, index: u32) {
+        let call = &mut self.slots[index as usize];
+        let parent = std::mem::replace(&mut call.parent, NIL);
+        if parent == NIL {
+            return;
+        }
+        let Link { prev, next } = std::mem::replace(&mut call.sibling, Link { prev: NIL, next: NIL });
+        match prev {
+            NIL => self.slots[parent as usize].child = next,
+            prev => self.slots[prev as usize].sibling.next = next,
+        }
+        if next != NIL {
+            self.slots[next as usize].sibling.prev = prev;
+        }
+    }
+
+    #[cold]
+    fn give_back(&mut self) {
+        let newest = self.slots.iter().map(|call| call.generation).max().expect("there are slots");
+        self.first_generation = newest.wrapping_add(1).max(1);
+        self.slots = Vec::new();
+        self.free = NIL;
+        self.by_callee_id = HashTable::new();
+        self.by_caller_number = HashTable::new();
     }
 
     /// Keeps the buffer of a call that has ended for another one.

@@ -1,6 +1,6 @@
 //! The router's own view of whether it is in order, for tests.
 
-use crate::calls::{Calls, Side};
+use crate::calls::{CallerId, Calls, Side};
 use crate::drain::Phase;
 use crate::parked::Wait;
 use crate::peers::{NIL, UNPOOLED};
@@ -83,17 +83,38 @@ impl Router {
     }
 
     fn check_calls(&self) -> usize {
-        let mut count = 0;
+        let (mut count, mut section_bytes) = (0, 0);
         for (index, call) in self.calls.iter() {
             count += 1;
             for slot in [call.caller(), call.callee()] {
                 assert!(self.peers.is_live(slot) && self.peers[slot].service != NIL, "both ends of a call live");
             }
-            let callee_id = std::str::from_utf8(call.callee_id()).expect("ids are texts");
-            let hash = Calls::hash(&self.hasher, call.callee(), callee_id);
-            let found = self.calls.find(hash, call.callee(), callee_id);
-            assert_eq!(found, Some(index), "a callee knows no two calls by one id");
+            let speaks_v2 = self.peers[call.callee()].v2.is_some();
+            assert_eq!(call.is_tabled(), !speaks_v2, "callees of version 1 know calls by texts");
+            if call.is_tabled() {
+                let callee_id = std::str::from_utf8(call.callee_id()).expect("ids are texts");
+                let hash = Calls::hash(&self.hasher, call.callee(), callee_id);
+                let found = self.calls.find(hash, call.callee(), callee_id);
+                assert_eq!(found, Some(index), "a callee knows no two calls by one id");
+            }
+            assert_eq!(self.calls.find_number(self.calls.number(index)), Some(index));
+            let caller_speaks_v2 = self.peers[call.caller()].v2.is_some();
+            match call.caller_id() {
+                CallerId::Text(_) => assert!(!caller_speaks_v2),
+                CallerId::Number(number) => {
+                    assert!(caller_speaks_v2);
+                    assert_eq!(self.calls.find_caller_number(call.caller(), number), Some(index));
+                }
+            }
+            if let Some(parent) = call.parent() {
+                let parent = &self.calls[parent];
+                assert!(parent.is_live() && self.peers[parent.callee()].service == self.peers[call.caller()].service);
+                assert!(call.deadline_ms() <= parent.deadline_ms() + 1, "deadlines only shrink");
+            }
+            section_bytes += call.section().len();
         }
+        assert_eq!(section_bytes, self.calls.section_bytes());
+        assert!(section_bytes <= bro_proto::limits::SECTIONS_BYTES_MAX);
         assert_eq!(count, self.calls.len());
         assert!(count <= self.config.in_flight_max);
         count

@@ -6,6 +6,7 @@ use crate::outbox::{Outbox, Part};
 use crate::peers::NIL;
 use crate::router::Router;
 use bro_proto::v1::encode::encode_error;
+use bro_proto::v2::CancelReason;
 use bro_proto::{ErrorBody, ErrorCode, Now};
 
 impl Router {
@@ -29,7 +30,7 @@ impl Router {
             self.counters.connections_dropped += 1;
             out.close(peer, reason);
         }
-        self.abandon_calls(slot);
+        self.abandon_calls(slot, now, out);
         self.abandon_parked(slot);
         self.fail_calls_of(slot, reason, now, out);
         let service = self.peers[slot].service;
@@ -127,18 +128,15 @@ impl Router {
         }
     }
 
-    /// Forgets the calls that a peer made: their answers have nowhere to go.
-    fn abandon_calls(&mut self, slot: u32) {
+    /// Gives up the calls that a peer made: their answers have nowhere to go.
+    fn abandon_calls(&mut self, slot: u32, now: Now, out: &mut impl Outbox) {
         loop {
             let index = self.peers[slot].calls[Side::Caller as usize].head;
             if index == NIL {
                 return;
             }
-            self.abandon(index);
-            let call = self.calls.remove(&mut self.peers, index);
-            self.timers.remove(call.timer);
-            self.calls.recycle(call);
             self.counters.calls_abandoned += 1;
+            self.give_up(index, CancelReason::CallerGone, None, now, out);
         }
     }
 

@@ -32,6 +32,8 @@ pub struct RouterConfig {
     pub queue_calls_bytes_max: usize,
     /// Outbound bytes above which a peer is disconnected. Default [`limits::QUEUE_BYTES_MAX`].
     pub queue_bytes_max: usize,
+    /// Whether version 2 is spoken with peers that offer it. True by default.
+    pub speaks_v2: bool,
 }
 
 impl Default for RouterConfig {
@@ -50,6 +52,7 @@ impl Default for RouterConfig {
             queue_pause_bytes: limits::QUEUE_PAUSE_BYTES,
             queue_calls_bytes_max: limits::QUEUE_CALLS_BYTES_MAX,
             queue_bytes_max: limits::QUEUE_BYTES_MAX,
+            speaks_v2: true,
         }
     }
 }

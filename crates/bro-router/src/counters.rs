@@ -36,6 +36,12 @@ pub struct Counters {
     pub calls_lost: u64,
     /// Calls in flight that ended because their caller went.
     pub calls_abandoned: u64,
+    /// Calls in flight that were given up: by their caller, or with the call that they were made for.
+    pub calls_cancelled: u64,
+    /// Calls without answer that were passed on.
+    pub notifications_routed: u64,
+    /// Calls without answer that could not be passed on.
+    pub notifications_dropped: u64,
     /// Heartbeats received.
     pub heartbeats: u64,
     /// Frames of a type that means nothing to a gateway.
@@ -46,7 +52,7 @@ pub struct Counters {
 
 impl Counters {
     /// Every counter with the name it has on the wire, in the order of declaration.
-    pub fn named(&self) -> [(&'static str, u64); 19] {
+    pub fn named(&self) -> [(&'static str, u64); 22] {
         [
             ("connections", self.connections),
             ("connectionsDropped", self.connections_dropped),
@@ -64,6 +70,9 @@ impl Counters {
             ("callsTimedOut", self.calls_timed_out),
             ("callsLost", self.calls_lost),
             ("callsAbandoned", self.calls_abandoned),
+            ("callsCancelled", self.calls_cancelled),
+            ("notificationsRouted", self.notifications_routed),
+            ("notificationsDropped", self.notifications_dropped),
             ("heartbeats", self.heartbeats),
             ("framesIgnored", self.frames_ignored),
             ("malformed", self.malformed),

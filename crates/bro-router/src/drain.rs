@@ -6,6 +6,7 @@ use crate::router::Router;
 use crate::timers::Timer;
 use bro_proto::Now;
 use bro_proto::timer::TimerId;
+use bro_proto::v2::FrameKind;
 
 /// How far the end has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +29,10 @@ impl Router {
         let timer = self.timers.insert(now.mono_ms().saturating_add(timeout_ms), Timer::Drain);
         self.phase = Phase::Draining(timer);
         self.dismiss_parked(now, out);
+        let told: Vec<u32> = self.peers.live().filter(|&slot| self.peers[slot].v2.is_some()).collect();
+        for slot in told {
+            self.send_bare(slot, FrameKind::Drain, 0, now, out);
+        }
         self.settle(now, out);
     }
 

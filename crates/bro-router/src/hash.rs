@@ -32,6 +32,12 @@ impl KeyedHash {
         state = fold(state ^ word(low) ^ self.low, word(high) ^ self.high);
         fold(state ^ self.high, self.start | 1)
     }
+
+    /// The hash of `number` in the name space `scope`.
+    #[inline]
+    pub(crate) fn hash_number(&self, scope: u32, number: u64) -> u64 {
+        fold(number ^ self.low, (self.start ^ u64::from(scope).rotate_left(32)) | 1)
+    }
 }
 
 /// Up to 8 bytes as one number.

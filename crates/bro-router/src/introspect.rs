@@ -1,6 +1,6 @@
 //! Calls to the gateway itself, under the reserved name `bro.gateway`.
 
-use crate::calls::Side;
+use crate::calls::{CallerId, Side};
 use crate::event_log::write_json_strings;
 use crate::outbox::Outbox;
 use crate::peers::{NIL, UNPOOLED};
@@ -19,7 +19,7 @@ use serde_json::Value;
 /// A call to the gateway itself.
 pub(crate) struct Inquiry<'a> {
     pub(crate) caller: u32,
-    pub(crate) id: &'a str,
+    pub(crate) id: CallerId<'a>,
     /// Echoed in the answer.
     pub(crate) context: Payload<'a>,
     /// Until its deadline.

@@ -8,6 +8,8 @@
 //! | `register`, `registry` | services by name, each with the ring of its instances |
 //! | `routing`, `calls`, `abandoned` | CALLs: admission, forwarding, what is in flight, and what may still be answered |
 //! | `reply` | RESPONSEs: forwarded, and the gateway's own |
+//! | `v2_peer`, `v2_call`, `v2_reply` | the same for peers of version 2 |
+//! | `cancel` | calls that are given up, and those made for them |
 //! | `closing`, `drain` | how connections and the gateway end |
 //! | `introspect`, `parked`, `event_log`, `report` | calls to `bro.gateway`, and who is told what happens |
 //! | `timers`, `hash`, `config` | what all of these use |
@@ -17,6 +19,7 @@
 
 mod abandoned;
 mod calls;
+mod cancel;
 mod check;
 mod closing;
 mod config;
@@ -36,6 +39,9 @@ mod report;
 mod router;
 mod routing;
 mod timers;
+mod v2_call;
+mod v2_peer;
+mod v2_reply;
 mod view;
 
 pub use config::{ConfigError, RouterConfig};

@@ -1,5 +1,6 @@
 //! Introspection calls that wait: for a service to appear, or for an event.
 
+use crate::calls::CallerId;
 use crate::hash::KeyedHash;
 use crate::introspect::Inquiry;
 use crate::outbox::Outbox;
@@ -42,10 +43,21 @@ pub(crate) struct ParkedCall {
     next: u32,
     timer: TimerId,
     timeout_ms: u64,
-    pub(crate) id: Box<str>,
+    /// The caller's id; empty when it is a number.
+    id: Box<str>,
+    number: u64,
     context: Box<[u8]>,
     context_encoding: Encoding,
     pub(crate) wait: Wait,
+}
+
+impl ParkedCall {
+    fn caller_id(&self) -> CallerId<'_> {
+        match self.number {
+            0 => CallerId::Text(&self.id),
+            number => CallerId::Number(number),
+        }
+    }
 }
 
 /// All parked calls.
@@ -283,7 +295,8 @@ impl Router {
             next: NIL,
             timer,
             timeout_ms,
-            id: inquiry.id.into(),
+            id: if let CallerId::Text(id) = inquiry.id { id.into() } else { "".into() },
+            number: if let CallerId::Number(number) = inquiry.id { number } else { 0 },
             context: inquiry.context.bytes.into(),
             context_encoding: inquiry.context.encoding,
             wait,
@@ -296,6 +309,19 @@ impl Router {
         let call = self.parked.remove(&mut self.peers, index);
         self.timers.remove(call.timer);
         call
+    }
+
+    /// Forgets the parked call that `caller` knows by this number, if there is one.
+    pub(crate) fn unpark_number(&mut self, caller: u32, number: u64) {
+        let mut index = self.peers[caller].parked.head;
+        while index != NIL {
+            let call = &self.parked.calls[index as usize];
+            if call.number == number && number != 0 {
+                self.unpark(index);
+                return;
+            }
+            index = call.next;
+        }
     }
 
     /// Answers with the events since its cursor; without any when there is no room, so that it asks again. Says how many bytes.
@@ -314,7 +340,7 @@ impl Router {
             Err(error) => Outcome::Error(error),
         };
         let context = Payload { encoding: call.context_encoding, bytes: &call.context };
-        let answer = Answer { id: &call.id, outcome, context };
+        let answer = Answer { id: call.caller_id(), outcome, context };
         self.answer(call.caller, "", &answer, now, out);
     }
 }

@@ -6,6 +6,7 @@ use crate::counters::Counters;
 use crate::event::CloseReason;
 use crate::outbox::{Outbox, Part, PeerId};
 use crate::timers::{Timer, Timers};
+use crate::v2_peer::V2Peer;
 use bro_proto::Now;
 use bro_proto::timer::TimerId;
 use bro_proto::v1::Encoding;
@@ -54,6 +55,8 @@ pub(crate) struct Peer {
     pub(crate) is_doomed: bool,
     pub(crate) is_paused: bool,
     pub(crate) is_mid_frame: bool,
+    /// It takes no more calls.
+    pub(crate) is_leaving: bool,
     /// Of its REGISTER, or of its last frame before that.
     pub(crate) encoding: Encoding,
     pub(crate) pool_index: u8,
@@ -76,6 +79,8 @@ pub(crate) struct Peer {
     pub(crate) answer_bytes: usize,
     /// Ids of calls that ended without its answer; made when there is the first.
     pub(crate) abandoned: Option<Box<Abandoned>>,
+    /// What the two sides have told each other in version 2, if the connection speaks it.
+    pub(crate) v2: Option<Box<V2Peer>>,
     /// Monotonic milliseconds when the queue became non-empty or was last taken from.
     pub(crate) progress_ms: u64,
     pub(crate) register_timer: Option<TimerId>,
@@ -153,6 +158,7 @@ impl Peers {
             is_doomed: false,
             is_paused: false,
             is_mid_frame: false,
+            is_leaving: false,
             encoding: Encoding::Json,
             pool_index: UNPOOLED,
             identity,
@@ -166,6 +172,7 @@ impl Peers {
             queued_bytes: 0,
             answer_bytes: 0,
             abandoned: None,
+            v2: None,
             progress_ms: 0,
             register_timer: None,
             partial_timer: None,
@@ -195,6 +202,7 @@ impl Peers {
         peer.queued_bytes = 0;
         peer.answer_bytes = 0;
         peer.abandoned = None;
+        peer.v2 = None;
         peer.is_live = false;
         peer.service = self.free;
         self.free = slot;

@@ -15,12 +15,15 @@ use bro_proto::name::check_service_name;
 use bro_proto::v1::Header;
 use bro_proto::v1::decode;
 use bro_proto::v1::encode::encode_register_ack;
+use bro_proto::v2;
 use bro_proto::{ErrorBody, ErrorCode, Now};
 use serde_json::Value;
 
 /// What a connection wants to be.
 struct Registration {
     description: Description,
+    /// The version that it offers to speak.
+    offers_v2: bool,
     /// 1 without a pool.
     pool_size: u8,
     pool_index: u8,
@@ -77,6 +80,7 @@ impl Router {
             }
             return Ok(());
         }
+        let offers_v2 = registration.offers_v2 && self.config.speaks_v2;
         match self.registry.find(&self.hasher, name) {
             Some(service) => {
                 self.check_pool(slot, service, &registration)
@@ -85,6 +89,7 @@ impl Router {
                 self.registry.join(&mut self.peers, service, slot, registration.pool_index);
                 self.registry[service].last_frame_ms = now.mono_ms();
                 let is_changed = self.registry.describe(service, registration.description);
+                self.agree(slot, offers_v2);
                 self.acknowledge(slot, now, out);
                 if is_changed {
                     self.report_registered(service, now, out);
@@ -104,6 +109,7 @@ impl Router {
                     liveness_timer: self.timers.insert(deadline, Timer::Liveness(self.registry.next_index())),
                 };
                 let service = self.registry.insert(&mut self.peers, &self.hasher, new);
+                self.agree(slot, offers_v2);
                 self.acknowledge(slot, now, out);
                 self.report_registered(service, now, out);
                 self.answer_waiters(service, now, out);
@@ -134,13 +140,19 @@ impl Router {
         Ok(())
     }
 
+    /// From its acknowledgement on the connection speaks version 2, if both sides do.
+    fn agree(&mut self, slot: u32, offers_v2: bool) {
+        self.peers[slot].v2 = offers_v2.then(Box::default);
+    }
+
     fn acknowledge(&mut self, slot: u32, now: Now, out: &mut impl Outbox) {
         self.counters.registrations += 1;
         if let Some(timer) = self.peers[slot].register_timer.take() {
             self.timers.remove(timer);
         }
+        let version = self.peers[slot].v2.is_some().then_some(v2::VERSION);
         let mut frame = std::mem::take(&mut self.scratch);
-        encode_register_ack(&mut frame, self.peers[slot].encoding, Some(GATEWAY_SERVICE), None);
+        encode_register_ack(&mut frame, self.peers[slot].encoding, Some(GATEWAY_SERVICE), version);
         self.peers.send(slot, &[Part::Scratch(&frame)], now, &mut self.timers, &mut self.counters, out);
         self.keep_scratch(frame);
     }
@@ -182,6 +194,7 @@ fn read_registration(body: &[u8], header: &Header<'_>) -> Result<Registration, E
         Ok(_) => return invalid("`metadata` must be an object".to_owned()),
         Err(error) => return invalid(format!("`metadata`: {error}")),
     };
+    let offers_v2 = object.remove("bro").and_then(|offer| decode::version_of(&offer)) == Some(v2::VERSION);
     let size = object.get("poolSize").and_then(whole_number);
     let index = object.get("poolIndex").and_then(whole_number);
     let (pool_size, pool_index) = match (size, index) {
@@ -199,7 +212,7 @@ fn read_registration(body: &[u8], header: &Header<'_>) -> Result<Registration, E
     };
     let metadata_json = if object.is_empty() { String::new() } else { Value::Object(object).to_string() };
     let description = Description { methods: methods.into(), version, metadata_json: metadata_json.into() };
-    Ok(Registration { description, pool_size, pool_index })
+    Ok(Registration { description, offers_v2, pool_size, pool_index })
 }
 
 /// A number as JavaScript writes whole ones, in either encoding.

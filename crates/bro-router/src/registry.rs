@@ -30,6 +30,8 @@ impl Description {
 /// A registered service. Invariant: it has at least one instance.
 #[derive(Debug)]
 pub(crate) struct Service {
+    /// Of this registration: no other has the same, so that who remembers it notices when the service has gone.
+    pub(crate) serial: u64,
     pub(crate) name: Box<str>,
     pub(crate) description: Description,
     hash: u64,
@@ -53,6 +55,8 @@ pub(crate) struct Registry {
     by_name: HashTable<u32>,
     /// Sum of what the descriptions keep in memory.
     description_bytes: usize,
+    /// Registrations of services so far.
+    serials: u64,
 }
 
 /// Name space of service names in the keyed hash; call ids use peer slots, which never reach it.
@@ -60,7 +64,7 @@ const NAME_SCOPE: u32 = NIL;
 
 impl Registry {
     pub(crate) fn new() -> Self {
-        Self { services: Slab::new(), by_name: HashTable::new(), description_bytes: 0 }
+        Self { services: Slab::new(), by_name: HashTable::new(), description_bytes: 0, serials: 0 }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -87,13 +91,21 @@ impl Registry {
         self.by_name.find(hash, |&index| &*self.services[index as usize].name == name).copied()
     }
 
+    /// Whether the service at this index is still the one with that serial.
+    pub(crate) fn is_same(&self, index: u32, serial: u64) -> bool {
+        self.services.get(index as usize).is_some_and(|service| service.serial == serial)
+    }
+
     /// Adds a service with its first instance. The name must be free.
     pub(crate) fn insert(&mut self, peers: &mut Peers, hasher: &KeyedHash, new: NewService) -> u32 {
         let hash = hasher.hash(NAME_SCOPE, &new.name);
         self.description_bytes += new.description.bytes();
+        self.serials += 1;
+        let serial = self.serials;
         let entry = self.services.vacant_entry();
         let index = index_of(entry.key());
         entry.insert(Service {
+            serial,
             name: new.name,
             description: new.description,
             hash,

@@ -1,6 +1,6 @@
 //! RESPONSEs: those of callees on their way to the caller, and those that the gateway gives itself.
 
-use crate::calls::{Call, Calls};
+use crate::calls::{Call, CallerId, Calls};
 use crate::event::{Event, EventMask};
 use crate::outbox::{Outbox, Part};
 use crate::peers::NIL;
@@ -9,7 +9,8 @@ use bro_proto::frame::finish_frame;
 use bro_proto::limits::{CONTEXT_BYTES_MAX, FRAME_PREFIX_BYTES, GATEWAY_SERVICE};
 use bro_proto::v1::encode::{ContextSource, Outcome, ResponseFields, encode_response};
 use bro_proto::v1::rewrite::{Patch, rewrite};
-use bro_proto::v1::{Encoding, Header, Payload, Status, Text};
+use bro_proto::v1::{Encoding, Header, Payload, Status, Text, decode};
+use bro_proto::v2::{self, CancelReason, Codec};
 use bro_proto::{ErrorBody, ErrorCode, Now};
 use std::ops::Range;
 
@@ -18,7 +19,7 @@ const SHOWN_BYTES_MAX: usize = 255;
 
 /// A RESPONSE from the gateway itself.
 pub(crate) struct Answer<'a> {
-    pub(crate) id: &'a str,
+    pub(crate) id: CallerId<'a>,
     pub(crate) outcome: Outcome<'a>,
     /// Echoed; empty when the call had none.
     pub(crate) context: Payload<'a>,
@@ -73,20 +74,12 @@ impl Router {
 
     /// The deadline of a call in flight has passed.
     pub(crate) fn time_out_call(&mut self, index: u32, now: Now, out: &mut impl Outbox) {
-        self.abandon(index);
         let call = &self.calls[index];
         let name = self.registry[self.peers[call.callee()].service].name.clone();
         let message = format!("{name}.{}: no answer within {} ms", call.method(), call.timeout_ms);
         self.counters.calls_timed_out += 1;
-        self.fail_call(index, &ErrorBody::new(ErrorCode::Timeout, message), now, out);
-    }
-
-    /// A call is about to end although its callee, which lives, has not answered.
-    pub(crate) fn abandon(&mut self, index: u32) {
-        let call = &self.calls[index];
-        if let Some(hash) = call.shared_id_hash() {
-            self.peers[call.callee()].abandoned.get_or_insert_default().insert(hash);
-        }
+        let error = ErrorBody::new(ErrorCode::Timeout, message);
+        self.give_up(index, CancelReason::Deadline, Some(&error), now, out);
     }
 
     /// Refuses a CALL that was not passed on.
@@ -103,7 +96,7 @@ impl Router {
         if self.peers[caller].service == NIL {
             self.peers[caller].encoding = header.encoding;
         }
-        let id = text(header.id.as_ref());
+        let id = CallerId::Text(text(header.id.as_ref()));
         let answer = Answer { id, outcome: Outcome::Error(error), context: context_to_echo(body, header) };
         self.answer(caller, text(header.from.as_ref()), &answer, now, out);
         if self.reporter.wants(EventMask::RESPONSES) {
@@ -127,11 +120,15 @@ impl Router {
     /// Sends a RESPONSE of the gateway's own. `unnamed` is what a caller without registration calls itself.
     pub(crate) fn answer(&mut self, caller: u32, unnamed: &str, answer: &Answer<'_>, now: Now, out: &mut impl Outbox) {
         let peer = &self.peers[caller];
+        let id = match answer.id {
+            CallerId::Number(number) => return self.answer_v2(caller, number, answer.outcome, now, out),
+            CallerId::Text(id) => id,
+        };
         let to = if peer.service == NIL { unnamed } else { &self.registry[peer.service].name };
         let encoding = peer.encoding;
         let mut frame = std::mem::take(&mut self.scratch);
         let context = (!answer.context.bytes.is_empty()).then_some(ContextSource::Encoded(answer.context));
-        let fields = ResponseFields { id: answer.id, from: GATEWAY_SERVICE, to, outcome: answer.outcome, context };
+        let fields = ResponseFields { id, from: GATEWAY_SERVICE, to, outcome: answer.outcome, context };
         let is_fit = encode_response(&mut frame, encoding, &fields).is_ok()
             && frame.len() - FRAME_PREFIX_BYTES <= self.config.frame_bytes_max;
         if !is_fit {
@@ -149,6 +146,50 @@ impl Router {
         self.keep_scratch(frame);
     }
 
+    fn answer_v2(&mut self, caller: u32, number: u64, outcome: Outcome<'_>, now: Now, out: &mut impl Outbox) {
+        let mut frame = std::mem::take(&mut self.scratch);
+        match outcome {
+            Outcome::Success(result) if result.bytes.len() <= self.config.frame_bytes_max - v2::HEAD_BYTES => {
+                v2::encode::response_head(&mut frame, number, Codec::of(result), result.bytes.len());
+                frame.extend_from_slice(result.bytes);
+            }
+            Outcome::Success(_) => {
+                let message = "the answer would be larger than a frame may be";
+                v2::encode::error(&mut frame, number, &ErrorBody::new(ErrorCode::PayloadTooLarge, message), true);
+            }
+            Outcome::Error(error) => v2::encode::error(&mut frame, number, error, true),
+        }
+        self.peers.send(caller, &[Part::Scratch(&frame)], now, &mut self.timers, &mut self.counters, out);
+        self.keep_scratch(frame);
+    }
+
+    /// To a caller of version 2: the result from where it lies, behind a head of that version.
+    fn forward_response_to_v2(
+        &mut self,
+        call: &Call,
+        number: u64,
+        body: &[u8],
+        header: &Header<'_>,
+        now: Now,
+        out: &mut impl Outbox,
+    ) -> Result<Status, ErrorBody> {
+        let status = status_of(header)?;
+        let mut made = std::mem::take(&mut self.scratch);
+        let mut result: &[u8] = &[];
+        if status == Status::Success {
+            let data = payload(body, header.data.as_ref(), header.encoding);
+            v2::encode::response_head(&mut made, number, Codec::of(data), data.bytes.len());
+            result = data.bytes;
+        } else {
+            let error = decode::error_body(payload(body, header.error.as_ref(), header.encoding));
+            v2::encode::error(&mut made, number, &error, false);
+        }
+        let parts = [Part::Scratch(&made), Part::Inbound(result)];
+        self.peers.send(call.caller(), &parts, now, &mut self.timers, &mut self.counters, out);
+        self.keep_scratch(made);
+        Ok(status)
+    }
+
     /// Passes the answer on as the caller has to see it.
     fn forward_response(
         &mut self,
@@ -159,6 +200,10 @@ impl Router {
         out: &mut impl Outbox,
     ) -> Result<Status, ErrorBody> {
         let body = &frame[FRAME_PREFIX_BYTES..];
+        let caller_id = match call.caller_id() {
+            CallerId::Number(number) => return self.forward_response_to_v2(call, number, body, header, now, out),
+            CallerId::Text(id) => id,
+        };
         let status = status_of(header)?;
         let callee_name = &*self.registry[self.peers[call.callee()].service].name;
         let caller_name = &*self.registry[self.peers[call.caller()].service].name;
@@ -173,7 +218,7 @@ impl Router {
         let written = match (&header.id, &header.from, &header.to, header.status) {
             (Some(id), Some(from), Some(to), Some(_)) => {
                 rewritten.extend_from_slice(&[0; FRAME_PREFIX_BYTES]);
-                let mut patches = [(id, call.id()), (from, callee_name), (to, caller_name)]
+                let mut patches = [(id, caller_id), (from, callee_name), (to, caller_name)]
                     .map(|(text, value)| Patch { span: text.span.clone(), text: value });
                 patches.sort_unstable_by_key(|patch| patch.span.start);
                 let written = rewrite(body, header.encoding, target, &patches, &mut rewritten);
@@ -192,7 +237,7 @@ impl Router {
                     .context
                     .as_ref()
                     .map(|context| ContextSource::Encoded(payload(body, Some(&context.span), header.encoding)));
-                let fields = ResponseFields { id: call.id(), from: callee_name, to: caller_name, outcome, context };
+                let fields = ResponseFields { id: caller_id, from: callee_name, to: caller_name, outcome, context };
                 encode_response(&mut rewritten, target, &fields)
             }
         };
@@ -212,13 +257,14 @@ impl Router {
     }
 
     /// Tells the caller of a call that was already taken out of the tables that it has failed.
-    fn answer_failed(&mut self, call: &Call, error: &ErrorBody, now: Now, out: &mut impl Outbox) {
-        let answer = Answer { id: call.id(), outcome: Outcome::Error(error), context: call.context() };
+    pub(crate) fn answer_failed(&mut self, call: &Call, error: &ErrorBody, now: Now, out: &mut impl Outbox) {
+        let answer = Answer { id: call.caller_id(), outcome: Outcome::Error(error), context: call.context() };
         self.answer(call.caller(), "", &answer, now, out);
         self.report_response(call, Status::Error, error.code.clone(), now, out);
     }
 
-    fn report_response(
+    #[inline]
+    pub(crate) fn report_response(
         &mut self,
         call: &Call,
         status: Status,
@@ -234,7 +280,7 @@ impl Router {
             to: &self.registry[self.peers[call.caller()].service].name,
             method: call.method(),
             status,
-            request_id: call.id(),
+            request_id: &call.caller_id().text(),
             gateway_code,
             elapsed_us: now.mono_us.saturating_sub(call.started_us),
         };
@@ -299,6 +345,34 @@ pub(crate) fn check_frame_size(frame: &[u8], body_bytes_max: usize, what: &str) 
         "{what} has {bytes} bytes in the encoding of its receiver, at most {body_bytes_max} are accepted: send it in pieces"
     );
     Err(ErrorBody::new(ErrorCode::PayloadTooLarge, message))
+}
+
+/// Whether a payload of a peer of version 2, which nobody has read so far, stands in this frame of ours as one whole value: then the
+/// frame is well-formed, and the payload has added nothing to what surrounds it.
+pub(crate) fn check_carried(
+    frame: &[u8],
+    carried: Payload<'_>,
+    place: impl FnOnce(&Header<'_>) -> Option<Range<usize>>,
+) -> Result<(), ErrorBody> {
+    let body = &frame[FRAME_PREFIX_BYTES..];
+    let wrong = |why: String| Err(ErrorBody::new(ErrorCode::SerializationFailed, why));
+    let header = match bro_proto::v1::scan(body) {
+        Ok(header) => header,
+        Err(error) => return wrong(format!("the payload cannot be read: {error}")),
+    };
+    if carried.bytes.is_empty() || header.encoding != carried.encoding {
+        return Ok(()); // what was transcoded was read as one value
+    }
+    let bytes = match carried.encoding {
+        Encoding::Json => carried.bytes.trim_ascii(),
+        Encoding::Msgpack => carried.bytes,
+    };
+    match place(&header) {
+        Some(span) if body[span.clone()].trim_ascii().len() == bytes.len() => Ok(()),
+        Some(span) if header.encoding == Encoding::Msgpack && span.len() == bytes.len() => Ok(()),
+        None if bytes == b"null" || header.encoding == Encoding::Msgpack => Ok(()),
+        _ => wrong("the payload is not one value".to_owned()),
+    }
 }
 
 /// How the callee says that the call ended. An `error` without `status` is an error.

@@ -16,6 +16,7 @@ use bro_proto::frame::FrameError;
 use bro_proto::limits::{FRAME_PREFIX_BYTES, HEARTBEATS_MISSED_MAX};
 use bro_proto::rng::Rng;
 use bro_proto::v1::{self, Encoding, Kind};
+use bro_proto::v2;
 use bro_proto::{ErrorBody, ErrorCode, Now};
 
 /// The gateway's brain: who is connected, which services there are, and which calls wait for an answer.
@@ -52,6 +53,8 @@ pub struct Router {
     pub(crate) socket_path: Box<str>,
     /// For frames in the making; always empty between uses.
     pub(crate) scratch: Vec<u8>,
+    /// Chains of version 2 that began here.
+    pub(crate) roots: u64,
 }
 
 impl Router {
@@ -61,10 +64,9 @@ impl Router {
         Router {
             // Peers see ids made from these numbers, and the generator can be run backwards from one of them.
             rng: Rng::new(hasher.hash(NIL, "ids")),
-            hasher,
             peers: Peers::new(&config),
             registry: Registry::new(),
-            calls: Calls::new(),
+            calls: Calls::new(hasher.clone()),
             parked: Parked::new(),
             timers: Timers::new(now.mono_ms()),
             reporter: Reporter::default(),
@@ -74,6 +76,8 @@ impl Router {
             pid: None,
             socket_path: "".into(),
             scratch: Vec::new(),
+            roots: 0,
+            hasher,
             config,
         }
     }
@@ -116,8 +120,8 @@ impl Router {
         Ok(peer)
     }
 
-    /// A whole frame arrived, prefix included.
-    pub fn handle_frame(&mut self, peer: PeerId, frame: &[u8], now: Now, out: &mut impl Outbox) {
+    /// A whole frame arrived, prefix included. It may be completed where it lies, and be sent from there.
+    pub fn handle_frame(&mut self, peer: PeerId, frame: &mut [u8], now: Now, out: &mut impl Outbox) {
         let Some(slot) = self.peers.find(peer) else { return };
         self.counters.frames_in += 1;
         self.counters.bytes_in += frame.len() as u64;
@@ -128,26 +132,7 @@ impl Router {
             let error = FrameError::TooLarge { announced: body.len(), limit: self.config.frame_bytes_max };
             self.refuse_stream(slot, &error, now, out);
         } else {
-            match v1::scan(body) {
-                Ok(header) => match header.kind {
-                    Kind::Call => self.route_call(slot, frame, &header, now, out),
-                    Kind::Response => self.route_response(slot, frame, &header, now, out),
-                    Kind::Register => self.register(slot, body, &header, now, out),
-                    Kind::Heartbeat => self.counters.heartbeats += 1,
-                    // What only a gateway sends, and types of a later protocol.
-                    Kind::RegisterAck | Kind::Error | Kind::Unknown => self.counters.frames_ignored += 1,
-                },
-                Err(error) => {
-                    self.counters.malformed += 1;
-                    if self.peers[slot].service == NIL {
-                        self.peers[slot].encoding = Encoding::detect(body).unwrap_or(Encoding::Json);
-                    }
-                    let message = format!("{error}; the connection will be closed");
-                    self.warn(slot, &message, now, out);
-                    let error = ErrorBody::new(error.code(), message);
-                    self.close_peer(slot, CloseReason::Malformed, Some(&error), now, out);
-                }
-            }
+            self.handle_body(slot, frame, now, out);
         }
         self.settle(now, out);
     }
@@ -239,6 +224,50 @@ impl Router {
     /// Bytes queued to all peers and not yet taken.
     pub fn charged_bytes(&self) -> usize {
         self.peers.charged()
+    }
+
+    fn handle_body(&mut self, slot: u32, frame: &mut [u8], now: Now, out: &mut impl Outbox) {
+        let speaks_v2 = self.peers[slot].v2.is_some();
+        if speaks_v2 && v2::is_v2(frame) {
+            return self.handle_v2(slot, frame, now, out);
+        }
+        let body = &frame[FRAME_PREFIX_BYTES..];
+        match v1::scan(body) {
+            Ok(header) => match header.kind {
+                Kind::Call | Kind::Response if speaks_v2 => {
+                    let message = "this connection speaks version 2 by now; the connection will be closed";
+                    self.refuse_malformed(slot, ErrorCode::InvalidMessage, message.to_owned(), now, out);
+                }
+                Kind::Call => self.route_call(slot, frame, &header, now, out),
+                Kind::Response => self.route_response(slot, frame, &header, now, out),
+                Kind::Register => self.register(slot, body, &header, now, out),
+                Kind::Heartbeat => self.counters.heartbeats += 1,
+                // What only a gateway sends, and types of a later protocol.
+                Kind::RegisterAck | Kind::Error | Kind::Unknown => self.counters.frames_ignored += 1,
+            },
+            Err(error) => {
+                if self.peers[slot].service == NIL {
+                    self.peers[slot].encoding = Encoding::detect(body).unwrap_or(Encoding::Json);
+                }
+                let message = format!("{error}; the connection will be closed");
+                self.refuse_malformed(slot, error.code(), message, now, out);
+            }
+        }
+    }
+
+    /// Ends a connection whose peer does not keep to the protocol.
+    #[cold]
+    pub(crate) fn refuse_malformed(
+        &mut self,
+        slot: u32,
+        code: ErrorCode,
+        message: String,
+        now: Now,
+        out: &mut impl Outbox,
+    ) {
+        self.counters.malformed += 1;
+        self.warn(slot, &message, now, out);
+        self.close_peer(slot, CloseReason::Malformed, Some(&ErrorBody::new(code, message)), now, out);
     }
 
     /// Any frame is a sign of life, for the connection and for its service.

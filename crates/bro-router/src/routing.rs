@@ -1,12 +1,13 @@
 //! CALLs: admitted and passed on to an instance, or refused at once with the reason.
 
-use crate::calls::{Calls, NewCall, Side};
+use crate::calls::{CalleeId, CallerId, Calls, NewCall, Side};
 use crate::event::{Event, EventMask};
 use crate::outbox::{Outbox, Part};
 use crate::peers::NIL;
 use crate::reply::{check_frame_size, context_to_echo, holds, payload};
 use crate::router::Router;
 use crate::timers::Timer;
+use crate::v2_call::wire_ms;
 use bro_proto::frame::finish_frame;
 use bro_proto::limits::{
     CALL_ID_BYTES_MAX, CALL_TIMEOUT_MAX_MS, CHAIN_LEN_MAX, CONTEXT_BYTES_MAX, FRAME_PREFIX_BYTES, GATEWAY_SERVICE,
@@ -14,7 +15,9 @@ use bro_proto::limits::{
 };
 use bro_proto::v1::encode::{CallFields, ContextSource, encode_call};
 use bro_proto::v1::rewrite::{Patch, rewrite, transcode};
-use bro_proto::v1::{ContextHeader, Encoding, Header, Payload};
+use bro_proto::v1::{ContextHeader, Encoding, Header, Payload, decode};
+use bro_proto::v2::encode::CallHead;
+use bro_proto::v2::{self, Codec, FrameKind, RootStamp};
 use bro_proto::{CallContext, ErrorBody, ErrorCode, Now};
 
 /// A CALL with everything that it must have.
@@ -53,15 +56,19 @@ impl Router {
         }
         let refused = match self.admit(caller, header, now) {
             Ok(request) => match self.registry.find(&self.hasher, request.to) {
-                Some(service) => match self.choose_instance(caller, service, request.to) {
+                Some(service) => match self.choose_instance(caller, service) {
                     Ok(callee) => self.forward_call(caller, callee, &request, frame, header, now, out),
                     Err(error) => Err(error),
                 },
                 None if request.to == GATEWAY_SERVICE => {
                     let params = payload(body, header.params.as_ref(), header.encoding);
                     let context = context_to_echo(body, header);
-                    let inquiry =
-                        crate::introspect::Inquiry { caller, id: request.id, context, timeout_ms: request.timeout_ms };
+                    let inquiry = crate::introspect::Inquiry {
+                        caller,
+                        id: CallerId::Text(request.id),
+                        context,
+                        timeout_ms: request.timeout_ms,
+                    };
                     self.introspect(&inquiry, request.method, params, now, out);
                     Ok(())
                 }
@@ -143,7 +150,8 @@ impl Router {
     }
 
     /// The instance whose turn it is, skipping those that have too much unread.
-    fn choose_instance(&mut self, caller: u32, service: u32, name: &str) -> Result<u32, ErrorBody> {
+    #[inline]
+    pub(crate) fn choose_instance(&mut self, caller: u32, service: u32) -> Result<u32, ErrorBody> {
         let limit = self.config.in_flight_max;
         if self.calls.len() >= limit {
             let message = format!("{limit} calls are in flight in this gateway already: call again later");
@@ -155,13 +163,27 @@ impl Router {
             return Err(ErrorBody::new(ErrorCode::ResourceExhausted, message));
         }
         let limit = self.config.queue_calls_bytes_max;
-        let is_open = |&slot: &u32| self.peers[slot].queued_bytes <= limit && !self.peers[slot].is_doomed;
+        let is_open = |&slot: &u32| {
+            let peer = &self.peers[slot];
+            peer.queued_bytes <= limit && !peer.is_doomed && !peer.is_leaving
+        };
         let Some(callee) = self.registry.ring(&self.peers, service).find(is_open) else {
-            let message = format!("{name} has more than {limit} bytes unread: call again when it has caught up");
-            return Err(ErrorBody::new(ErrorCode::Overloaded, message));
+            return Err(self.no_instance(service));
         };
         self.registry.advance(&self.peers, service, callee);
         Ok(callee)
+    }
+
+    #[cold]
+    fn no_instance(&self, service: u32) -> ErrorBody {
+        let name = &self.registry[service].name;
+        if self.registry.ring(&self.peers, service).all(|slot| self.peers[slot].is_leaving) {
+            let message = format!("{name} is shutting down and takes no new calls");
+            return ErrorBody::new(ErrorCode::ShuttingDown, message);
+        }
+        let limit = self.config.queue_calls_bytes_max;
+        let message = format!("{name} has more than {limit} bytes unread: call again when it has caught up");
+        ErrorBody::new(ErrorCode::Overloaded, message)
     }
 
     #[allow(clippy::too_many_arguments, reason = "the two parties, the call in two forms, and the world")]
@@ -175,14 +197,10 @@ impl Router {
         now: Now,
         out: &mut impl Outbox,
     ) -> Result<(), ErrorBody> {
-        let mut hash = Calls::hash(&self.hasher, callee, request.id);
-        let mut callee_id = None;
-        let is_abandoned = self.peers[callee].abandoned.as_ref().is_some_and(|ids| ids.contains(hash));
-        if is_abandoned || self.calls.find(hash, callee, request.id).is_some() {
-            let fresh = self.fresh_callee_id(callee);
-            hash = Calls::hash(&self.hasher, callee, &fresh);
-            callee_id = Some(fresh);
+        if self.peers[callee].v2.is_some() {
+            return self.forward_call_to_v2(caller, callee, request, frame, header, now, out);
         }
+        let (hash, callee_id) = self.callee_id_for(callee, request.id);
         let callee_id = callee_id.as_deref();
         let body = &frame[FRAME_PREFIX_BYTES..];
         let target = self.peers[callee].encoding;
@@ -213,11 +231,13 @@ impl Router {
         let call = NewCall {
             caller,
             callee,
-            hash,
-            id: request.id,
-            callee_id,
+            id: CallerId::Text(request.id),
+            callee_id: callee_id.map_or(CalleeId::Shared(hash), |id| CalleeId::Own(hash, id)),
             method: request.method,
             context: context_to_echo(body, header),
+            section: &[],
+            root: 0,
+            parent: NIL,
             timer: self.timers.insert(deadline, Timer::Call(self.calls.next_index())),
             started_us: now.mono_us,
             timeout_ms: request.timeout_ms,
@@ -229,6 +249,70 @@ impl Router {
         self.keep_scratch(rewritten);
         if self.reporter.wants(EventMask::CALLS) {
             self.report_call(caller, request, body, header, made.as_ref(), now, out);
+        }
+        Ok(())
+    }
+
+    /// To a callee of version 2: the params from where they lie, behind a head of that version.
+    #[allow(clippy::too_many_arguments, reason = "the two parties, the call in two forms, and the world")]
+    fn forward_call_to_v2(
+        &mut self,
+        caller: u32,
+        callee: u32,
+        request: &Request<'_>,
+        frame: &[u8],
+        header: &Header<'_>,
+        now: Now,
+        out: &mut impl Outbox,
+    ) -> Result<(), ErrorBody> {
+        let body = &frame[FRAME_PREFIX_BYTES..];
+        let (mut root, mut section) = (0, Vec::new());
+        match &header.context {
+            Some(context) => {
+                let context = decode::context(body, context, header.encoding)?;
+                let chain: Vec<&str> = context.chain.iter().map(String::as_str).collect();
+                v2::section::write(&mut section, &context.root, context.depth, chain.into_iter())
+                    .map_err(|error| ErrorBody::new(ErrorCode::InvalidContext, error.to_string()))?;
+                self.check_section_room(section.len())?;
+            }
+            None => {
+                self.roots = self.roots.wrapping_add(1);
+                root = RootStamp::new(now.wall_ms, self.roots).0;
+            }
+        }
+        let params = payload(body, header.params.as_ref(), header.encoding);
+        let deadline = now.mono_ms().saturating_add(request.timeout_ms);
+        let new = NewCall {
+            caller,
+            callee,
+            id: CallerId::Text(request.id),
+            callee_id: CalleeId::Number,
+            method: request.method,
+            context: context_to_echo(body, header),
+            section: &section,
+            root,
+            parent: NIL,
+            timer: self.timers.insert(deadline, Timer::Call(self.calls.next_index())),
+            started_us: now.mono_us,
+            timeout_ms: request.timeout_ms,
+        };
+        let index = self.calls.insert(&mut self.peers, new);
+        self.counters.calls_routed += 1;
+        let peer = self.introduce(callee, caller, now, out);
+        let head = CallHead {
+            kind: FrameKind::Call,
+            id: self.calls.number(index),
+            origin: 0,
+            root,
+            peer,
+            timeout_ms: wire_ms(request.timeout_ms),
+            method: request.method,
+            section: &section,
+            codec: Codec::of(params),
+        };
+        self.send_call(callee, &head, params.bytes, now, out);
+        if self.reporter.wants(EventMask::CALLS) {
+            self.report_call_v2(index, now, out);
         }
         Ok(())
     }
@@ -269,7 +353,7 @@ impl Router {
 
     /// An id that the callee has not in flight. Random, so that callers cannot take such ids beforehand.
     #[cold]
-    fn fresh_callee_id(&mut self, callee: u32) -> String {
+    pub(crate) fn fresh_callee_id(&mut self, callee: u32) -> String {
         loop {
             let id = format!("bro-{:016x}", self.rng.next_u64());
             if self.calls.find(Calls::hash(&self.hasher, callee, &id), callee, &id).is_none() {
@@ -279,7 +363,7 @@ impl Router {
     }
 
     #[cold]
-    fn unknown_service(&self, name: &str) -> ErrorBody {
+    pub(crate) fn unknown_service(&self, name: &str) -> ErrorBody {
         let mut message = format!("service {name:?} is not registered (");
         let count = self.registry.len();
         message.push_str(if count == 0 { "none is" } else { "registered: " });

@@ -70,7 +70,12 @@ pub fn methods(payload: Payload<'_>) -> Result<Vec<Box<str>>, ErrorBody> {
 
 /// The version that `bro.v` of an object names: what `metadata` of a REGISTER offers, and what a REGISTER_ACK accepts.
 pub fn version(object: &Value) -> Option<u64> {
-    let version = object.get("bro")?.get("v")?;
+    version_of(object.get("bro")?)
+}
+
+/// The version that `v` of an offer names.
+pub fn version_of(offer: &Value) -> Option<u64> {
+    let version = offer.get("v")?;
     let whole = |number: f64| (number.fract() == 0.0 && (0.0..1e9).contains(&number)).then_some(number);
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked")]
     version.as_u64().or_else(|| version.as_f64().and_then(whole).map(|number| number as u64))

@@ -3,6 +3,7 @@
 
 use bro_proto::Now;
 use bro_proto::v1::Encoding;
+use bro_proto::v2;
 use bro_router::{CloseReason, Event, EventMask, Outbox, Part, PeerId, PeerIdentity, Router, RouterConfig};
 use serde_json::{Value, json};
 
@@ -82,6 +83,41 @@ impl Gateway {
         peer
     }
 
+    /// Connects and registers a service that speaks version 2, and binds routes 0, 1, … to the services in `routes`.
+    pub fn service_v2(&mut self, name: &str, routes: &[&str]) -> PeerId {
+        let peer = self.connect();
+        self.register_v2(peer, name, routes);
+        peer
+    }
+
+    pub fn register_v2(&mut self, peer: PeerId, name: &str, routes: &[&str]) {
+        let register =
+            json!({"type": "REGISTER", "serviceName": name, "methods": ["get"], "metadata": {"bro": {"v": 2}, "a": 1}});
+        self.send_json(peer, &register);
+        assert_eq!(self.take(peer), [json!({"type": "REGISTER_ACK", "from": "bro.gateway", "bro": {"v": 2}})]);
+        for (number, service) in (0..).zip(routes) {
+            let mut resolve = Vec::new();
+            v2::encode::resolve(&mut resolve, number, service);
+            self.send_frame(peer, resolve);
+        }
+    }
+
+    /// Sends a frame as it is, prefix included.
+    pub fn send_frame(&mut self, peer: PeerId, mut frame: Vec<u8>) {
+        self.router.handle_frame(peer, &mut frame, self.now, &mut self.orders);
+        self.router.check_invariants();
+    }
+
+    /// Like [`Gateway::take`], for frames of any version.
+    pub fn take_frames(&mut self, peer: PeerId) -> Vec<Vec<u8>> {
+        let (taken, kept): (Vec<_>, Vec<_>) = self.orders.frames.drain(..).partition(|(to, _)| *to == peer);
+        self.orders.frames = kept;
+        self.orders.inbound_parts.clear();
+        let taken: Vec<Vec<u8>> = taken.into_iter().map(|(_, frame)| frame).collect();
+        self.router.handle_written(peer, taken.iter().map(Vec::len).sum(), self.now, &mut self.orders);
+        taken
+    }
+
     pub fn send(&mut self, peer: PeerId, message: &Value, encoding: Encoding) {
         let body = match encoding {
             Encoding::Json => serde_json::to_vec(message).expect("JSON"),
@@ -95,8 +131,8 @@ impl Gateway {
     }
 
     pub fn send_body(&mut self, peer: PeerId, body: &[u8]) {
-        let frame = frame(body);
-        self.router.handle_frame(peer, &frame, self.now, &mut self.orders);
+        let mut frame = frame(body);
+        self.router.handle_frame(peer, &mut frame, self.now, &mut self.orders);
         self.router.check_invariants();
     }
 

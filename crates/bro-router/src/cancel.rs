@@ -1,0 +1,85 @@
+//! Calls that are given up, and with each the calls that were made for it.
+
+use crate::outbox::{Outbox, Part};
+use crate::router::Router;
+use bro_proto::v2::CancelReason;
+use bro_proto::v2::encode;
+use bro_proto::{ErrorBody, ErrorCode, Now};
+
+impl Router {
+    /// CANCEL: the caller does not wait any longer. A call that has ended, and a number that was never given, are the same.
+    pub(crate) fn cancel_call(
+        &mut self,
+        caller: u32,
+        number: u64,
+        reason: CancelReason,
+        now: Now,
+        out: &mut impl Outbox,
+    ) {
+        if let Some(index) = self.calls.find_caller_number(caller, number) {
+            self.counters.calls_cancelled += 1;
+            self.give_up(index, reason, None, now, out);
+        } else {
+            self.unpark_number(caller, number);
+        }
+    }
+
+    /// Ends a call that its callee has not answered, and all calls that were made for it, at any depth. Its caller is told
+    /// `error`, if any; the callers of the others are told `CANCELLED`; callees of version 2 are told not to go on.
+    pub(crate) fn give_up(
+        &mut self,
+        index: u32,
+        reason: CancelReason,
+        error: Option<&ErrorBody>,
+        now: Now,
+        out: &mut impl Outbox,
+    ) {
+        let mut descendants = Vec::new();
+        self.give_up_alone(index, reason, error, &mut descendants, now, out);
+        if descendants.is_empty() {
+            return;
+        }
+        let cancelled = ErrorBody::new(ErrorCode::Cancelled, "the call that this one was made for was given up");
+        while let Some(index) = descendants.pop() {
+            self.counters.calls_cancelled += 1;
+            self.give_up_alone(index, CancelReason::Cancelled, Some(&cancelled), &mut descendants, now, out);
+        }
+    }
+
+    fn give_up_alone(
+        &mut self,
+        index: u32,
+        reason: CancelReason,
+        error: Option<&ErrorBody>,
+        children: &mut Vec<u32>,
+        now: Now,
+        out: &mut impl Outbox,
+    ) {
+        while let Some(child) = self.calls.take_child(index) {
+            children.push(child);
+        }
+        self.abandon(index, reason, now, out);
+        let call = self.calls.remove(&mut self.peers, index);
+        self.timers.remove(call.timer);
+        if let Some(error) = error {
+            self.answer_failed(&call, error, now, out);
+        }
+        self.calls.recycle(call);
+    }
+
+    /// A call is about to end although its callee, which lives, has not answered: the callee is told, where it can be; where not, the
+    /// id under which it may still answer is kept.
+    fn abandon(&mut self, index: u32, reason: CancelReason, now: Now, out: &mut impl Outbox) {
+        let call = &self.calls[index];
+        let callee = call.callee();
+        if !call.is_tabled() {
+            let mut frame = std::mem::take(&mut self.scratch);
+            encode::cancel(&mut frame, self.calls.number(index), reason);
+            let parts = [Part::Scratch(&frame)];
+            self.peers.send_unpaused(callee, &parts, now, &mut self.timers, &mut self.counters, out);
+            self.keep_scratch(frame);
+        } else if let Some(hash) = call.shared_id_hash() {
+            self.peers[callee].abandoned.get_or_insert_default().insert(hash);
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! What the two sides of a connection of version 2 have told each other: routes by the client, callers' names by the gateway.
+
+use crate::registry::Registry;
+use bro_proto::limits::{NAMES_PER_PEER_MAX, ROUTES_PER_PEER_MAX};
+use hashbrown::HashTable;
+
+/// The state of one connection. An idle one owns no memory outside this struct.
+#[derive(Debug, Default)]
+pub(crate) struct V2Peer {
+    /// By route number.
+    routes: Vec<Route>,
+    /// Names told: serial of the caller's service, and its number.
+    names: HashTable<(u64, u32)>,
+    /// The entry that was used last. Serial 0 is nobody's.
+    last_name: (u64, u32),
+}
+
+/// A service that the client calls, and where it was found the last time.
+#[derive(Debug)]
+pub(crate) struct Route {
+    pub(crate) name: Box<str>,
+    index: u32,
+    serial: u64,
+}
+
+/// The number of a caller's name on a connection.
+pub(crate) struct Introduction {
+    pub(crate) number: u32,
+    /// It has to be told first.
+    pub(crate) is_new: bool,
+    /// And those told before are forgotten.
+    pub(crate) forgets: bool,
+}
+
+impl V2Peer {
+    /// Binds a route number. Numbers are taken in order, so that one claims no more memory than its name; false otherwise.
+    pub(crate) fn bind(&mut self, number: u64, name: &str) -> bool {
+        // Nothing is looked up now: serial 0 is nobody's.
+        let route = Route { name: name.into(), index: 0, serial: 0 };
+        match usize::try_from(number) {
+            Ok(number) if number < self.routes.len() => self.routes[number] = route,
+            Ok(number) if number == self.routes.len() && number < ROUTES_PER_PEER_MAX => self.routes.push(route),
+            _ => return false,
+        }
+        true
+    }
+
+    pub(crate) fn route(&self, number: u32) -> Option<&Route> {
+        self.routes.get(number as usize)
+    }
+
+    /// Remembers where the service of a route is.
+    pub(crate) fn found(&mut self, number: u32, index: u32, serial: u64) {
+        let route = &mut self.routes[number as usize];
+        (route.index, route.serial) = (index, serial);
+    }
+
+    /// The number of a caller's name, by the serial of its service.
+    #[inline]
+    pub(crate) fn introduce(&mut self, serial: u64) -> Introduction {
+        if self.last_name.0 == serial {
+            return Introduction { number: self.last_name.1, is_new: false, forgets: false };
+        }
+        self.look_up(serial)
+    }
+
+    fn look_up(&mut self, serial: u64) -> Introduction {
+        if let Some(&known) = self.names.find(hash(serial), |entry| entry.0 == serial) {
+            self.last_name = known;
+            return Introduction { number: known.1, is_new: false, forgets: false };
+        }
+        let forgets = self.names.len() >= NAMES_PER_PEER_MAX;
+        if forgets {
+            self.names.clear();
+        }
+        let number = u32::try_from(self.names.len()).expect("few names");
+        self.names.insert_unique(hash(serial), (serial, number), |entry| hash(entry.0));
+        self.last_name = (serial, number);
+        Introduction { number, is_new: true, forgets }
+    }
+}
+
+impl Route {
+    /// Where the service was, if it is there still.
+    #[inline]
+    pub(crate) fn known(&self, registry: &Registry) -> Option<u32> {
+        registry.is_same(self.index, self.serial).then_some(self.index)
+    }
+}
+
+/// Serials are counted by the gateway: nobody can choose them so that they collide.
+fn hash(serial: u64) -> u64 {
+    serial.wrapping_mul(0x9E37_79B9_7F4A_7C15)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn route_numbers_claim_no_memory() {
+        let mut peer = V2Peer::default();
+        assert!(!peer.bind(1, "a") && !peer.bind(u64::MAX, "a"));
+        for number in 0..ROUTES_PER_PEER_MAX as u64 {
+            assert!(peer.bind(number, "a"));
+        }
+        assert!(!peer.bind(ROUTES_PER_PEER_MAX as u64, "a"), "the table is full");
+        assert!(peer.bind(7, "b"), "numbers can be used again");
+        assert_eq!(peer.route(7).map(|route| &*route.name), Some("b"));
+        assert!(peer.route(5000).is_none());
+    }
+
+    #[test]
+    fn a_name_is_told_once_until_all_are_forgotten() {
+        let mut peer = V2Peer::default();
+        for round in 0..2 {
+            for serial in 1..=NAMES_PER_PEER_MAX as u64 {
+                let first = peer.introduce(serial + round * 10_000);
+                assert_eq!((first.is_new, first.forgets), (true, round == 1 && serial == 1));
+                assert_eq!(u64::from(first.number), serial - 1);
+                assert!(!peer.introduce(serial + round * 10_000).is_new);
+            }
+        }
+        assert!(!peer.introduce(10_001).is_new && peer.introduce(1).is_new);
+    }
+}
