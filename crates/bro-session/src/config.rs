@@ -25,7 +25,7 @@ pub struct SessionConfig {
     pub metadata: serde_json::Map<String, serde_json::Value>,
     /// Methods that are advertised with the first registration; more may follow.
     pub methods: Vec<String>,
-    /// What this client writes. It reads both.
+    /// What this client writes, and what its requests and results are handed out in. It reads both.
     pub encoding: Encoding,
     /// Whether connections speak version 2 of the protocol where the gateway does. True by default.
     pub speaks_v2: bool,

@@ -133,7 +133,7 @@ pub struct Request {
     pub wants_answer: bool,
 }
 
-/// A value in one of the two encodings, not parsed. Usually a slice of the chunk it was read from, which stays in
+/// A value in one of the two encodings, not parsed; one whole, well-formed value. Usually a slice of the chunk it was read from, which stays in
 /// memory as long as the slice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnedPayload {

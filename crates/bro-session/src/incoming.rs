@@ -109,7 +109,9 @@ impl Session {
                     children: Vec::new(),
                     timer: None,
                 };
-                self.hand_out(in_work, RequestKey::V2(CallNumber::from_wire(call.origin)), method, params);
+                // A caller of version 1 has no number: the gateway's tells the calls apart.
+                let number = if call.origin == 0 { call.id } else { call.origin };
+                self.hand_out(in_work, RequestKey::V2(CallNumber::from_wire(number)), method, params);
             }
             Err(error) => {
                 self.counters.requests_refused += 1;

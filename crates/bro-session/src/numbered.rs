@@ -5,6 +5,7 @@ use crate::event::{Origin, OwnedPayload, SessionEvent};
 use crate::session::Session;
 use bro_proto::error::{ErrorBody, ErrorCode};
 use bro_proto::time::Now;
+use bro_proto::v1::rewrite::transcode;
 use bro_proto::v1::{Payload, check_value};
 use bro_proto::v2::lane::CloseLane;
 use bro_proto::v2::{self, Codec, Failure, Frame, FrameKind};
@@ -80,20 +81,29 @@ impl Session {
         self.end_call(call, Err(error), origin);
     }
 
-    /// A value to be kept, without copying when its frame lies whole in the chunk. The gateway has not looked at it, so here is the place
-    /// where it is proved to be one.
+    /// A value to be kept, in the encoding of this client; without copying when it is in that and its frame lies whole in the chunk.
+    ///
+    /// The gateway has not looked at it, so here is the place where it is proved to be a value.
     pub(crate) fn read_payload(&self, codec: Codec, payload: &[u8], chunk: &Bytes) -> Result<OwnedPayload, ErrorBody> {
-        let fail = |why: String| Err(ErrorBody::new(ErrorCode::DeserializationFailed, why));
+        let wanted = self.config.encoding;
         if codec == Codec::ABSENT || payload.is_empty() {
-            return Ok(OwnedPayload { encoding: self.config.encoding, bytes: Bytes::new() });
+            return Ok(OwnedPayload { encoding: wanted, bytes: Bytes::new() });
         }
         let Some(encoding) = codec.encoding() else {
-            return fail(format!("the value is encoded in a way that is not known here (codec {})", codec.0));
+            let why = format!("the value is encoded in a way that is not known here (codec {})", codec.0);
+            return Err(ErrorBody::new(ErrorCode::DeserializationFailed, why));
         };
-        if let Err(error) = check_value(Payload { encoding, bytes: payload }) {
-            return fail(format!("the value cannot be read: {error}"));
+        let value = Payload { encoding, bytes: payload };
+        let unreadable = |error: &dyn std::fmt::Display| {
+            ErrorBody::new(ErrorCode::DeserializationFailed, format!("the value cannot be read: {error}"))
+        };
+        check_value(value).map_err(|error| unreadable(&error))?;
+        if encoding == wanted {
+            return Ok(OwnedPayload::keep(encoding, payload, chunk));
         }
-        Ok(OwnedPayload::keep(encoding, payload, chunk))
+        let mut bytes = Vec::new();
+        transcode(value, wanted, &mut bytes).map_err(|error| unreadable(&error))?;
+        Ok(OwnedPayload { encoding: wanted, bytes: bytes.into() })
     }
 
     /// Ends a connection on which the gateway sent what it must not send.

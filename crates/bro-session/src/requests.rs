@@ -24,7 +24,7 @@ pub struct RequestId {
 pub enum RequestKey {
     /// Of version 1: any text.
     V1(Arc<str>),
-    /// Of version 2: the caller's number. That of a notification is 0.
+    /// Of version 2: the caller's number, or the gateway's where the caller has none. That of a notification is 0.
     V2(CallNumber),
 }
 

@@ -170,7 +170,7 @@ impl Client {
         self.register_handler(name, handler::typed(self.shared.serializer, handler))
     }
 
-    /// Registers a method that takes and returns encoded values as they are. Otherwise as [`Client::register`].
+    /// Registers a method that takes and returns encoded values. It gets them in this client's encoding. Otherwise as [`Client::register`].
     ///
     /// # Errors
     /// As [`Client::register`].
@@ -223,8 +223,7 @@ impl Client {
         Call::new(self.start_call(service, method, RawPayload::encode(&params, self.shared.serializer), options, false))
     }
 
-    /// As [`Client::call_with`], with values that are encoded already. The result comes as the callee has encoded it, or in this
-    /// client's encoding where one of the two speaks version 1: [`RawPayload::encoding`] tells.
+    /// As [`Client::call_with`], with values that are encoded already. The result comes in this client's encoding.
     ///
     /// # Errors
     /// As [`Client::call_with`].

@@ -27,6 +27,11 @@ fn a_request_is_handed_out_and_answered_by_the_number_of_the_gateway() {
     assert_eq!((context.chain, context.depth), (vec!["user".to_owned(), "order".to_owned()], 2));
     assert_eq!(context.deadline_ms, START_MS + 1000);
     assert_eq!(pair.session.request_context(request.id), None);
+    let of_v1 = Call { origin: 0, codec: 2, payload: b"\x91\xc3", ..wire2::call(3 << 32 | 1) };
+    pair.send_bytes(conn, &of_v1.frame());
+    let unnumbered = pair.next_request();
+    assert_eq!(unnumbered.request_id.to_string(), "req-3-000001", "the gateway's, where the caller has none");
+    assert_eq!((unnumbered.params.encoding, &unnumbered.params.bytes[..]), (Encoding::Json, &b"[true]"[..]));
     for (result, codec, value) in [
         (ONE, 1, json!(1)),
         (Payload { encoding: Encoding::Msgpack, bytes: b"\xc3" }, 2, json!(true)),
