@@ -22,6 +22,8 @@ pub(crate) struct Producer {
     pub(crate) tail: AtomicU64,
     /// One more than the CPU that the producer last ran on; 0 when it never said.
     pub(crate) cpu: AtomicU32,
+    /// Where the written bytes end in the arena.
+    pub(crate) arena_tail: AtomicU64,
 }
 
 #[repr(C, align(128))]
@@ -52,7 +54,7 @@ impl Control {
     #[cfg(loom)]
     pub(crate) fn new() -> Control {
         Control {
-            producer: Producer { tail: AtomicU64::new(0), cpu: AtomicU32::new(0) },
+            producer: Producer { tail: AtomicU64::new(0), cpu: AtomicU32::new(0), arena_tail: AtomicU64::new(0) },
             consumer: Consumer { head: AtomicU64::new(0), arena_head: AtomicU64::new(0) },
             flags: Flags { need_wake: AtomicU32::new(0), need_space: AtomicU32::new(0), closed: AtomicU32::new(0) },
         }

@@ -71,6 +71,14 @@ pub enum Violation {
         /// As read.
         to: u64,
     },
+    /// The end of the large records went back, or beyond the arena.
+    #[error("the end of the large records went from {from} to {to}")]
+    ArenaTail {
+        /// As last seen.
+        from: u64,
+        /// As read.
+        to: u64,
+    },
     /// The beginning of the unread records went back, or beyond what was written.
     #[error("the beginning of the unread records went from {from} to {to}, {written} were written")]
     Head {

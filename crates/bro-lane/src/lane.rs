@@ -6,7 +6,7 @@ use crate::create::{SEALS, Side, SideFds, io};
 use crate::error::{LaneError, PushError};
 use crate::layout::{ARENA_BYTES_AT, Layout, MAGIC, MAGIC_AT, RING_BYTES_AT, VERSION, VERSION_AT};
 use crate::memory::{Direction, Mapping};
-use crate::ring::{Inbound, Outbound, Refused};
+use crate::ring::{Begun, Inbound, Outbound};
 use crate::spin::{SpinConfig, Spinner};
 use bro_proto::limits;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -90,7 +90,8 @@ impl Lane {
         })
     }
 
-    /// Writes one record, the `parts` joined. The peer sees it after [`Lane::flush`]; several pushes and one flush are the cheapest.
+    /// Writes one record, the `parts` joined. The peer sees it at the latest after [`Lane::flush`], and never a part of it; several pushes
+    /// and one flush are the cheapest.
     ///
     /// # Errors
     ///
@@ -101,17 +102,30 @@ impl Lane {
         if self.is_closed || self.inbound.is_closed() {
             return Err(PushError::Closed);
         }
-        let len = match self.outbound.push(parts) {
-            Ok(len) => len,
-            Err(Refused::Full) => self.push_into_full(parts)?,
-            Err(refused) => return Err(self.refused(refused, parts)),
-        };
+        let len = parts.iter().fold(0_usize, |sum, part| sum.saturating_add(part.len()));
+        let mut begun = self.outbound.begin(parts, len);
+        if begun == Begun::Full {
+            self.make_room(len)?;
+            begun = self.outbound.begin(parts, len);
+        }
+        match begun {
+            Begun::Small => {}
+            Begun::Large => {
+                // On another CPU the peer can wake up and copy while this side still writes.
+                if is_elsewhere(self.inbound.producer_cpu()) {
+                    self.flush()?;
+                }
+                self.outbound.fill(parts);
+            }
+            Begun::Full => return Err(PushError::Full),
+            Begun::TooLarge => return Err(PushError::TooLarge { bytes: len, limit: self.record_bytes_max }),
+        }
         self.counters.records_out += 1;
         self.counters.bytes_out += len as u64;
         Ok(())
     }
 
-    /// Makes all pushed records visible, and rings the peer's bell if it sleeps: the only system call that sending ever makes.
+    /// Makes all pushed records visible, whatever their number, and rings the peer's bell if it sleeps: the only system call that sending ever makes.
     ///
     /// # Errors
     ///
@@ -133,7 +147,7 @@ impl Lane {
     /// Whatever broke the lane. `out` is as it was then.
     pub fn pop(&mut self, out: &mut Vec<u8>) -> Result<Option<usize>, LaneError> {
         self.check()?;
-        let popped = match self.inbound.pop(out) {
+        let popped = match self.inbound.pop(out, is_elsewhere) {
             Ok(popped) => popped,
             Err(violation) => return Err(self.die(violation.into())),
         };
@@ -273,31 +287,20 @@ impl Lane {
         *self.error.get_or_insert(error)
     }
 
-    /// The rare path of [`Lane::push`]: shows the peer what there is, asks for room, and looks again.
+    /// The rare path of [`Lane::push`]: looks how far the peer is; if that is not enough, shows it what there is, asks for room, and looks
+    /// again.
     #[cold]
-    fn push_into_full(&mut self, parts: &[&[u8]]) -> Result<usize, PushError> {
+    fn make_room(&mut self, len: usize) -> Result<(), PushError> {
+        let has_room = self.outbound.look_for_room(len).map_err(|violation| self.die(violation.into()))?;
+        if has_room {
+            return Ok(());
+        }
         self.flush()?;
-        let len = parts.iter().map(|part| part.len()).sum();
-        match self.outbound.announce(len) {
-            Ok(true) => self.outbound.push(parts).map_err(|refused| self.refused(refused, parts)),
-            Ok(false) => {
-                self.counters.full += 1;
-                Err(PushError::Full)
-            }
-            Err(violation) => Err(self.refused(Refused::Violation(violation), parts)),
+        if self.outbound.announce(len).map_err(|violation| self.die(violation.into()))? {
+            return Ok(());
         }
-    }
-
-    #[cold]
-    fn refused(&mut self, refused: Refused, parts: &[&[u8]]) -> PushError {
-        match refused {
-            Refused::Full => PushError::Full,
-            Refused::TooLarge => {
-                let bytes = parts.iter().fold(0_usize, |sum, part| sum.saturating_add(part.len()));
-                PushError::TooLarge { bytes, limit: self.record_bytes_max }
-            }
-            Refused::Violation(violation) => PushError::Broken(self.die(violation.into())),
-        }
+        self.counters.full += 1;
+        Err(PushError::Full)
     }
 
     fn ring_peer(&mut self) -> Result<(), LaneError> {
@@ -317,6 +320,11 @@ impl Drop for Lane {
     fn drop(&mut self) {
         self.close();
     }
+}
+
+/// Whether one who was last seen on this CPU runs beside us, not instead of us.
+fn is_elsewhere(cpu: Option<u32>) -> bool {
+    cpu.is_some_and(|cpu| cpu != contention::current_cpu())
 }
 
 /// Checks and maps the memory. Its header is read once; what it says is only believed if the kernel confirms it.

@@ -9,7 +9,7 @@
 //! | `lane` | [`Lane`]: open, push, flush, pop, spin, arm, close |
 //! | `wait` | [`Lane::wait`], for threads |
 //! | `spin`, `contention` | [`Spinner`]: when waiting is better done awake |
-//! | `ring` | the protocol of one direction: positions, flags, what is checked |
+//! | `ring`, `outbound`, `inbound` | the protocol of one direction: positions, flags, what is checked |
 //! | `control`, `layout` | the shared words, and what lies where |
 //! | `memory` | mapping and copying: the `unsafe` of this crate |
 //! | `error`, `counters` | what can go wrong; what was done |
@@ -17,11 +17,13 @@
 //! Nothing in the memory is trusted. A peer that scribbles gets its lane closed with a [`Violation`], and can neither crash nor hang
 //! the other side. No runtime, no threads.
 //!
-//! With `--cfg loom` only `control` and `ring` are built, over `memory_model`: see `tests/loom.rs`.
+//! With `--cfg loom` only `control`, `ring` and its two ends are built, over `memory_model`: see `tests/loom.rs`.
 
 mod atomics;
 mod control;
 mod error;
+mod inbound;
+mod outbound;
 
 #[cfg(loom)]
 #[path = "memory_model.rs"]

@@ -77,6 +77,18 @@ impl Region {
         }
     }
 
+    pub(crate) fn write_long(&self, position: u64, bytes: &[u8]) {
+        self.write(position, bytes);
+    }
+
+    pub(crate) fn read_long(&self, position: u64, len: u64, out: &mut Vec<u8>) {
+        self.read(position, len, out);
+    }
+
+    pub(crate) fn prefetch(&self, _from: u64, _to: u64) {}
+
+    pub(crate) fn prefetch_for_writing(&self, _from: u64, _to: u64) {}
+
     pub(crate) fn read_word(&self, position: u64) -> u64 {
         // SAFETY: loom fails the test if another thread writes the word meanwhile.
         self.word(position).with(|word| u64::from_ne_bytes(unsafe { *word }))
