@@ -495,6 +495,7 @@ impl Driver {
             services,
             peers: self.router.peers_len(),
             in_flight: self.router.in_flight_len(),
+            lanes: self.router.lanes_len(),
             queued_bytes: self.router.charged_bytes(),
             counters: *self.router.counters(),
         }

@@ -33,7 +33,7 @@ impl Router {
         self.abandon_calls(slot, now, out);
         self.abandon_parked(slot);
         self.fail_calls_of(slot, reason, now, out);
-        self.close_lanes_of(slot, now, out);
+        self.close_lanes_of(slot, reason, now, out);
         let service = self.peers[slot].service;
         if service == NIL {
             if self.reporter.wants(EventMask::CONNECTIONS) {

@@ -4,7 +4,7 @@
 //! both are told that it may be used. The router never sees what travels on it. It takes it back when somebody wants to watch single
 //! calls, and when it loses either peer.
 
-use crate::event::EventMask;
+use crate::event::{CloseReason, EventMask};
 use crate::outbox::{LaneOffer, Outbox, Part};
 use crate::peers::NIL;
 use crate::router::Router;
@@ -93,6 +93,15 @@ impl BusyPeers {
     fn rest(&mut self, until_ms: u64) {
         let entry = &mut self.entries[self.last];
         (entry.since_ms, entry.calls) = (until_ms, 0);
+    }
+
+    /// What is counted for a peer counts from now on.
+    fn end_rest(&mut self, slot: u32, generation: u32, now_ms: u64) {
+        for entry in &mut self.entries {
+            if (entry.slot, entry.generation) == (slot, generation) {
+                (entry.since_ms, entry.calls) = (now_ms, 0);
+            }
+        }
     }
 
     fn place(&mut self, slot: u32, generation: u32, now_ms: u64) -> usize {
@@ -267,10 +276,14 @@ impl Router {
         self.close_lane(index, None, CloseLane::Gone, now, out);
     }
 
-    /// The lanes of a peer that the gateway loses: nobody vouches for it any more.
-    pub(crate) fn close_lanes_of(&mut self, slot: u32, now: Now, out: &mut impl Outbox) {
+    /// The lanes of a peer that the gateway loses: nobody vouches for it any more. When the gateway itself goes, lanes stay.
+    pub(crate) fn close_lanes_of(&mut self, slot: u32, reason: CloseReason, now: Now, out: &mut impl Outbox) {
         while let Some(&index) = self.peers[slot].v2.as_ref().and_then(|state| state.lanes.last()) {
-            self.close_lane(index, Some(slot), CloseLane::Gone, now, out);
+            if reason == CloseReason::Stopping {
+                self.remove_lane(index);
+            } else {
+                self.close_lane(index, Some(slot), CloseLane::Gone, now, out);
+            }
         }
     }
 
@@ -281,7 +294,16 @@ impl Router {
         }
         let indices: Vec<u32> = self.lanes.iter().map(|(index, _)| index).collect();
         for index in indices {
+            let [first, second] = self.lanes.records[index as usize].ends;
             self.close_lane(index, None, CloseLane::Revoked, now, out);
+            // When nobody watches any more, they may have one again.
+            for (own, other) in [(first, second), (second, first)].into_iter().filter(|ends| ends.0.max(ends.1) != NIL)
+            {
+                let generation = self.peers[other].generation;
+                if let Some(state) = &mut self.peers[own].v2 {
+                    state.busy.end_rest(other, generation, now.mono_ms());
+                }
+            }
         }
     }
 
@@ -293,6 +315,13 @@ impl Router {
 
     /// Forgets a lane; its peers are told, but for `informed`.
     fn close_lane(&mut self, index: u32, informed: Option<u32>, why: CloseLane, now: Now, out: &mut impl Outbox) {
+        let record = self.remove_lane(index);
+        for end in record.ends.into_iter().filter(|&end| end != NIL && informed != Some(end)) {
+            self.send_lane_close(end, record.number, why, now, out);
+        }
+    }
+
+    fn remove_lane(&mut self, index: u32) -> LaneRecord {
         let record = self.lanes.records.remove(index as usize);
         let entry = self.lanes.by_number.find_entry(hash(record.number), |&other| other == index);
         entry.expect("every lane is in the table").remove();
@@ -301,10 +330,8 @@ impl Router {
             if let Some(state) = &mut self.peers[end].v2 {
                 state.lanes.retain(|&lane| lane != index);
             }
-            if informed != Some(end) {
-                self.send_lane_close(end, record.number, why, now, out);
-            }
         }
+        record
     }
 
     fn send_lane_close(&mut self, slot: u32, number: u64, why: CloseLane, now: Now, out: &mut impl Outbox) {

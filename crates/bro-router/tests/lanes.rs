@@ -159,7 +159,6 @@ fn who_watches_sees_every_call() {
     for peer in [order, user] {
         assert_eq!(gateway.told(peer), [(FrameKind::LaneClose, lane, Some(CloseLane::Revoked))]);
     }
-    gateway.pass(LANE_RETRY_MS + 1);
     gateway.call_often(order, user, 2 * LANE_BUSY_CALLS);
     assert!(gateway.orders.offers.is_empty());
     // A peer that comes from an earlier gateway with a lane has to give it up.
@@ -254,4 +253,20 @@ fn what_is_done_on_lanes_is_counted() {
     }
     let counters = gateway.router.counters();
     assert_eq!((counters.lane_calls, counters.lane_errors, counters.lane_bytes), (30, 6, 3000));
+}
+
+#[test]
+fn lanes_outlive_a_gateway_that_stops() {
+    let mut gateway = gateway(LanePolicy::Auto);
+    let (order, user, _) = gateway.open_lane();
+    let now = gateway.now;
+    gateway.router.stop(now, &mut gateway.orders);
+    gateway.router.check_invariants();
+    assert_eq!(gateway.router.lanes_len(), 0);
+    for peer in [order, user] {
+        let frames = gateway.take_frames(peer);
+        let close =
+            frames.iter().any(|frame| matches!(v2::parse(frame), Ok(Frame::Other { kind: FrameKind::LaneClose, .. })));
+        assert!(!close, "nobody is told to leave it");
+    }
 }

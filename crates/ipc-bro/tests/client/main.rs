@@ -3,6 +3,7 @@
 mod calls;
 mod chains;
 mod failures;
+mod lanes;
 mod lifecycle;
 mod load;
 mod place;
