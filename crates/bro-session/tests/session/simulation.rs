@@ -1,6 +1,7 @@
 //! Random use against a random gateway, with a seed; what [`Session`] promises is checked after every step.
 
 use crate::pair::{START_MS, frame, split_frames};
+use crate::wire2::{self, Call};
 use bro_proto::context::CallContext;
 use bro_proto::error::{ErrorBody, ErrorCode};
 use bro_proto::limits::REGISTER_BYTES_MAX;
@@ -8,7 +9,8 @@ use bro_proto::rng::Rng;
 use bro_proto::time::Now;
 use bro_proto::v1::encode::Outcome;
 use bro_proto::v1::{Encoding, Payload};
-use bro_session::{CallId, CallRequest, ConnId, Output, RequestId, Session, SessionConfig, SessionEvent};
+use bro_proto::v2::CallNumber;
+use bro_session::{CallId, CallKey, CallRequest, ConnId, Output, RequestId, Session, SessionConfig, SessionEvent};
 use bytes::Bytes;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashSet};
@@ -16,6 +18,8 @@ use std::collections::{BTreeMap, HashSet};
 const SEEDS: u64 = 400;
 const STEPS: u64 = 600;
 const QUEUE_BYTES_MAX: usize = 20_000;
+/// In place of the id of a request that wants no answer.
+const NOTIFIED: &str = "notified";
 
 #[test]
 fn every_promise_holds_under_random_use() {
@@ -69,6 +73,23 @@ struct Totals {
     late_answers: u64,
     overloaded: u64,
     broken: u64,
+    /// Of version 2 alone.
+    of_v2: TotalsOfV2,
+}
+
+#[derive(Debug, Default)]
+struct TotalsOfV2 {
+    succeeded: u64,
+    cancels_sent: u64,
+    given_up: u64,
+    named_parents: u64,
+    sections: u64,
+    notifications_sent: u64,
+    notifications_taken: u64,
+    answered: u64,
+    drained: u64,
+    gateway_drains: u64,
+    silent: u64,
 }
 
 impl Totals {
@@ -83,6 +104,18 @@ impl Totals {
         self.late_answers += world.session.counters().late_answers;
         self.overloaded += world.totals.overloaded;
         self.broken += world.totals.broken;
+        let (sum, of) = (&mut self.of_v2, &world.totals.of_v2);
+        sum.succeeded += of.succeeded;
+        sum.cancels_sent += of.cancels_sent;
+        sum.given_up += of.given_up;
+        sum.named_parents += of.named_parents;
+        sum.sections += of.sections;
+        sum.notifications_sent += of.notifications_sent;
+        sum.notifications_taken += of.notifications_taken;
+        sum.answered += of.answered;
+        sum.drained += of.drained;
+        sum.gateway_drains += of.gateway_drains;
+        sum.silent += of.silent;
     }
 
     fn is_varied(&self) -> bool {
@@ -96,8 +129,18 @@ impl Totals {
             self.late_answers,
             self.overloaded,
             self.broken,
+            self.of_v2.succeeded,
+            self.of_v2.cancels_sent,
+            self.of_v2.given_up,
+            self.of_v2.named_parents,
+            self.of_v2.sections,
+            self.of_v2.notifications_sent,
+            self.of_v2.notifications_taken,
+            self.of_v2.answered,
+            self.of_v2.drained,
+            self.of_v2.gateway_drains,
         ];
-        least.into_iter().all(|count| count > 100) && self.done > self.succeeded + 100
+        self.of_v2.silent > 20 && least.into_iter().all(|count| count > 100) && self.done > self.succeeded + 100
     }
 }
 
@@ -113,6 +156,15 @@ struct Link {
     is_registering: bool,
     /// Ids of calls that came and may be answered.
     calls: Vec<String>,
+    /// Numbers of calls of version 2 that came and may be answered.
+    numbered: Vec<u64>,
+    /// REGISTER was acknowledged: from then on the version stays as it is.
+    was_acked: bool,
+    /// It was acknowledged in version 2.
+    is_v2: bool,
+    routes: BTreeMap<u64, String>,
+    /// Numbers that this gateway has given to calls it sent here.
+    asked: Vec<u64>,
 }
 
 /// A CALL that the gateway sent.
@@ -122,6 +174,8 @@ struct Asked {
     answers: u32,
     /// Answers that it promised besides those it gives by itself: `respond` was accepted, or it said so by the reason of the expiry.
     promised: u32,
+    /// The gateway has sent a CANCEL, which may not have arrived: nothing is promised any more.
+    is_cancelled: bool,
 }
 
 struct World {
@@ -139,7 +193,10 @@ struct World {
     wire_ids: HashSet<String>,
     next_asked: u64,
     connect_waits: bool,
+    drain_waits: bool,
     is_connected: bool,
+    /// How many of four gateways speak version 2.
+    v2_of_4: u64,
     totals: Totals,
 }
 
@@ -173,8 +230,10 @@ impl World {
             requests: Vec::new(),
             answers: BTreeMap::new(),
             wire_ids: HashSet::new(),
-            next_asked: 0,
+            next_asked: 1,
             connect_waits: false,
+            drain_waits: false,
+            v2_of_4: [0, 2, 4, 4][pick(&mut rng_of(seed), 4)],
             is_connected: false,
             totals: Totals::default(),
         }
@@ -188,14 +247,21 @@ impl World {
                 self.session.connect(self.now);
             }
             40..=42 => self.session.disconnect(self.now),
-            43..=149 => self.pass_time(),
+            43..=45 => {
+                self.poll(false);
+                self.drain_waits = true;
+                self.session.drain(self.now);
+            }
+            46..=149 => self.pass_time(),
             150..=299 => self.decide_on_connections(),
             300..=449 => self.call(),
             450..=469 => self.cancel(),
-            470..=579 => self.respond(),
+            470..=479 => self.notify(),
+            480..=579 => self.respond(),
             580..=599 => self.change_methods(),
             600..=749 => self.write_answer(),
-            750..=879 => self.write_call(),
+            750..=859 => self.write_call(),
+            860..=879 => self.write_cancel(),
             880..=885 => self.write_oddity(),
             886..=994 => self.deliver(),
             _ => self.hang_up(),
@@ -214,7 +280,7 @@ impl World {
         self.poll(true);
         self.check();
         assert!(self.pending.is_empty() && self.requests.is_empty());
-        assert!(!self.connect_waits && !self.is_connected && self.links.is_empty());
+        assert!(!self.connect_waits && !self.drain_waits && !self.is_connected && self.links.is_empty());
         assert_eq!(self.session.wakeup_ms(), None);
         assert_eq!(self.session.status().outbound_bytes, 0);
         self.now.mono_us += 1_000_000_000;
@@ -233,7 +299,7 @@ impl World {
         let session = &mut self.session;
         let all_reachable = self.requests.iter().all(|(_, conn, _)| session.outbound(*conn).is_some());
         assert!(all_reachable, "no request outlives its connection");
-        if !self.pending.is_empty() || !self.requests.is_empty() || self.connect_waits {
+        if !self.pending.is_empty() || !self.requests.is_empty() || self.connect_waits || self.drain_waits {
             assert!(self.session.wakeup_ms().is_some(), "what waits has a timer");
         }
         for (&conn, link) in &self.links {
@@ -296,12 +362,17 @@ impl World {
         let (frames, used) = split_frames(&link.partial, self.encoding);
         link.partial.drain(..used);
         for message in frames {
+            if !message["kind"].is_null() {
+                self.read_numbered(conn, link, &message);
+                continue;
+            }
             let id = message["id"].as_str().unwrap_or_default().to_owned();
             match message["type"].as_str().unwrap() {
                 "REGISTER" => link.is_registering = true,
                 "CALL" => {
                     assert!(self.wire_ids.insert(id.clone()), "an id of its own");
-                    assert_eq!(message["context"]["chain"][0], "order");
+                    assert!(!link.is_v2, "in version 2 calls have numbers");
+                    self.check_chain(&message["context"]["chain"]);
                     link.calls.push(id);
                 }
                 "RESPONSE" => {
@@ -314,6 +385,61 @@ impl World {
                 other => panic!("a client does not send {other}"),
             }
         }
+    }
+
+    fn read_numbered(&mut self, conn: ConnId, link: &mut Link, message: &Value) {
+        assert!(link.is_v2, "only where it was agreed on");
+        let id = message["id"].as_u64().unwrap();
+        match message["kind"].as_str().unwrap() {
+            "RESOLVE" => {
+                assert!(id < 1024);
+                link.routes.insert(id, message["service"].as_str().unwrap().to_owned());
+            }
+            kind @ ("CALL" | "NOTIFY") => {
+                assert_eq!(link.routes[&message["route"].as_u64().unwrap()], "user");
+                assert!(message["timeout"].as_u64().unwrap() > 0);
+                let (parent, section) = (message["parent"].as_u64().unwrap(), &message["section"]);
+                if parent != 0 {
+                    let parent = CallNumber::from_wire(parent).to_string();
+                    assert!(self.answers.keys().any(|(_, id)| *id == parent), "a number of the gateway");
+                    assert!(section.is_null());
+                    self.totals.of_v2.named_parents += 1;
+                } else if !section.is_null() {
+                    self.check_chain(&section["chain"]);
+                    self.totals.of_v2.sections += 1;
+                }
+                if kind == "CALL" {
+                    assert!(id > 0 && self.wire_ids.insert(format!("#{id}")), "a number of its own");
+                    link.numbered.push(id);
+                } else {
+                    assert_eq!(id, 0);
+                    self.totals.of_v2.notifications_sent += 1;
+                }
+            }
+            "CANCEL" => {
+                assert!(self.wire_ids.remove(&format!("#{id}")), "of a call, and once");
+                self.totals.of_v2.cancels_sent += 1;
+            }
+            "RESPONSE" | "ERROR" => {
+                let key = (conn, CallNumber::from_wire(id).to_string());
+                let asked = self.answers.get_mut(&key).expect("only where it was asked");
+                asked.answers += 1;
+                assert_eq!(asked.answers, 1, "answered at most once");
+                self.totals.of_v2.answered += 1;
+            }
+            "PING" => {
+                if self.rng.below(4) != 0 {
+                    link.inbox.extend(wire2::frame(wire2::PONG, 0, 0, id, &[]));
+                }
+            }
+            "PONG" | "DRAIN" => {}
+            other => panic!("a client does not send {other}"),
+        }
+    }
+
+    fn check_chain(&self, chain: &Value) {
+        let chain = chain.as_array().unwrap();
+        assert_eq!(chain[chain.len() - 2..], ["order", "user"]);
     }
 
     fn handle_event(&mut self, event: SessionEvent) {
@@ -334,6 +460,12 @@ impl World {
                 assert!(std::mem::take(&mut self.is_connected), "told once");
                 self.totals.disconnected += 1;
             }
+            SessionEvent::Request(request) if !request.wants_answer => {
+                let mut numbers = request.from.split('-').skip(1).map(|number| number.parse().unwrap());
+                let conn = ConnId { index: numbers.next().unwrap(), generation: numbers.next().unwrap() };
+                self.requests.push((request.id, conn, NOTIFIED.to_owned()));
+                self.totals.of_v2.notifications_taken += 1;
+            }
             SessionEvent::Request(request) => {
                 let mut asked = self.answers.keys().filter(|(_, id)| *id == request.request_id.to_string());
                 let key = asked.next().unwrap_or_else(|| panic!("nobody asked {request:?}")).0;
@@ -343,22 +475,35 @@ impl World {
             SessionEvent::RequestExpired { id, reason } => {
                 let at = self.requests.iter().position(|(other, ..)| *other == id).expect("it was in work");
                 let (_, conn, wire_id) = self.requests.swap_remove(at);
-                if reason != ErrorCode::ConnectionLost {
-                    self.answers.get_mut(&(conn, wire_id)).unwrap().promised += 1;
+                if wire_id != NOTIFIED {
+                    let asked = self.answers.get_mut(&(conn, wire_id)).unwrap();
+                    if !asked.is_cancelled && reason != ErrorCode::ConnectionLost {
+                        asked.promised += 1;
+                    }
+                    self.totals.of_v2.given_up += u64::from(asked.is_cancelled);
                 }
                 self.totals.expired += 1;
             }
-            SessionEvent::CallDone { id, outcome, .. } => {
+            SessionEvent::CallDone { id, outcome, request_id, .. } => {
                 let at = self.pending.iter().position(|other| *other == id).expect("it was pending");
                 self.pending.swap_remove(at);
                 self.totals.done += 1;
                 self.totals.succeeded += u64::from(outcome.is_ok());
+                let is_v2 = matches!(request_id, CallKey::V2(_));
+                self.totals.of_v2.succeeded += u64::from(is_v2 && outcome.is_ok());
+                let is_silent = outcome.is_err_and(|error| error.message.contains("answered no PING"));
+                self.totals.of_v2.silent += u64::from(is_silent);
             }
             SessionEvent::Error(error) => {
                 self.totals.broken += u64::from(error.message.starts_with("from the gateway"))
             }
             SessionEvent::Reconnecting { .. } | SessionEvent::GatewayError(_) => {}
-            SessionEvent::GatewayDraining | SessionEvent::Drained { .. } => panic!("nobody drains"),
+            SessionEvent::GatewayDraining => self.totals.of_v2.gateway_drains += 1,
+            SessionEvent::Drained { in_work } => {
+                assert!(std::mem::take(&mut self.drain_waits), "someone waited");
+                assert_eq!(in_work, self.requests.len());
+                self.totals.of_v2.drained += 1;
+            }
         }
     }
 
@@ -393,10 +538,21 @@ impl World {
             let message = match self.rng.below(20) {
                 0 => json!({"type": "ERROR", "error": {"message": "no", "code": code}, "timestamp": 1}),
                 1 => continue,
+                _ if self.links[&conn].is_v2 || (!self.links[&conn].was_acked && self.rng.below(4) < self.v2_of_4) => {
+                    json!({"type": "REGISTER_ACK", "bro": {"v": 2}})
+                }
                 _ => json!({"type": "REGISTER_ACK"}),
             };
-            self.links.get_mut(&conn).unwrap().is_registering = false;
+            let link = self.links.get_mut(&conn).unwrap();
+            link.is_registering = false;
+            link.was_acked |= message["type"] == "REGISTER_ACK";
             self.write(conn, &message);
+            if !message["bro"].is_null() {
+                let Some(link) = self.links.get_mut(&conn).filter(|link| !link.is_v2) else { continue };
+                link.is_v2 = true;
+                let names = [wire2::name(0, "user"), wire2::name(1, &notifier(conn))].concat();
+                self.write_bytes(conn, &names);
+            }
         }
     }
 
@@ -411,6 +567,7 @@ impl World {
             let deadline_ms = self.now.wall_ms - 100 + self.rng.below(5000);
             let parent = CallContext { root: "r".into(), chain: vec!["order".into()], depth, deadline_ms };
             let call = CallRequest {
+                request: self.any_request(),
                 parent: (self.rng.below(6) == 0).then_some(&parent),
                 timeout_ms: (self.rng.below(6) == 0).then(|| self.rng.below(500)),
                 ..CallRequest::new("user", "get", Payload { encoding: Encoding::Json, bytes: &params })
@@ -423,6 +580,18 @@ impl World {
                 Err(error) => self.totals.overloaded += u64::from(error.code == Some(ErrorCode::Overloaded)),
             }
         }
+    }
+
+    fn notify(&mut self) {
+        let params = Payload { encoding: Encoding::Json, bytes: b"[1]" };
+        let call = CallRequest { request: self.any_request(), ..CallRequest::new("user", "note", params) };
+        // Refused when it is not connected, or when the deadline is over.
+        let _ = self.session.notify(call, self.now);
+    }
+
+    fn any_request(&mut self) -> Option<RequestId> {
+        let wanted = self.rng.below(3) == 0 && !self.requests.is_empty();
+        wanted.then(|| self.requests[pick(&mut self.rng, self.requests.len())].0)
     }
 
     fn cancel(&mut self) {
@@ -453,7 +622,9 @@ impl World {
         };
         if self.session.respond(self.requests[at].0, outcome, self.now) {
             let (id, conn, wire_id) = self.requests.swap_remove(at);
-            self.answers.get_mut(&(conn, wire_id)).unwrap().promised += 1;
+            if wire_id != NOTIFIED {
+                self.answers.get_mut(&(conn, wire_id)).unwrap().promised += 1;
+            }
             assert!(!self.session.respond(id, Outcome::Error(&error), self.now));
             self.totals.answered += 1;
         }
@@ -473,9 +644,28 @@ impl World {
         let Some(to) = self.any_link() else { return };
         let to = if self.rng.below(8) == 0 { to } else { conn };
         let link = self.links.get_mut(&conn).unwrap();
-        if link.calls.is_empty() {
+        if link.is_v2 && !link.numbered.is_empty() {
+            let at = pick(&mut self.rng, link.numbered.len());
+            let id = match self.rng.below(12) {
+                0 => link.numbered[at],
+                1 => 1 << 40,
+                _ => link.numbered.swap_remove(at),
+            };
+            let frame = match self.rng.below(6) {
+                0 => wire2::error(id, 1, "SERVICE_NOT_FOUND", "no", ""),
+                1 => wire2::error(id, 0, "", "no", "at x"),
+                2 => wire2::frame(wire2::RESPONSE, 0, 1, id, b"{"),
+                _ => wire2::frame(wire2::RESPONSE, 0, 1, id, br#"{"n":[1,2,3]}"#),
+            };
+            if self.links[&to].is_v2 {
+                self.write_bytes(to, &frame);
+            }
             return;
         }
+        if link.calls.is_empty() || self.links[&to].is_v2 {
+            return;
+        }
+        let link = self.links.get_mut(&conn).unwrap();
         let at = pick(&mut self.rng, link.calls.len());
         let id = match self.rng.below(12) {
             0 => link.calls[at].clone(),
@@ -494,8 +684,12 @@ impl World {
     /// The gateway sends a call, or something like one.
     fn write_call(&mut self) {
         let Some(conn) = self.any_link() else { return };
-        let id = format!("q{}", self.next_asked);
+        let number = self.next_asked;
         self.next_asked += 1;
+        if self.links[&conn].is_v2 {
+            return self.write_numbered_call(conn, number);
+        }
+        let id = format!("q{number}");
         let deadline = self.now.wall_ms - 50 + self.rng.below(3000);
         let context = json!({"root": "r", "chain": ["user", "order"], "depth": 2, "deadline": deadline});
         let method = ["get", "get", "put", "nope", "bro.ping", "late"][pick(&mut self.rng, 6)];
@@ -509,20 +703,69 @@ impl World {
         self.write(conn, &message);
     }
 
+    fn write_numbered_call(&mut self, conn: ConnId, number: u64) {
+        let method = ["get", "get", "put", "nope", "bro.ping", "late"][pick(&mut self.rng, 6)];
+        let timeout_ms = u32::try_from(self.rng.below(3000)).unwrap();
+        let has_section = self.rng.below(2) == 0;
+        let section = has_section.then_some(("r", 2, &["user", "order"][..]));
+        let call = Call { method, timeout_ms, section, ..wire2::call(number) };
+        if self.rng.below(6) == 0 {
+            self.write_bytes(conn, &Call { kind: 5, id: 0, origin: 0, name: 1, ..call }.frame());
+            return;
+        }
+        let payload = if self.rng.below(20) == 0 { &b"{"[..] } else { b"[2]" };
+        self.answers.insert((conn, CallNumber::from_wire(number).to_string()), Asked::default());
+        self.links.get_mut(&conn).unwrap().asked.push(number);
+        self.write_bytes(conn, &Call { origin: number, payload, ..call }.frame());
+    }
+
+    /// The gateway gives up a call that it sent, whether or not it was answered.
+    fn write_cancel(&mut self) {
+        let Some(conn) = self.any_link() else { return };
+        let asked = &self.links[&conn].asked;
+        if asked.is_empty() {
+            return;
+        }
+        // One of the last, since most are answered.
+        let at = asked.len() - 1 - pick(&mut self.rng, asked.len().min(5));
+        let number = asked[at];
+        let key = (conn, CallNumber::from_wire(number).to_string());
+        self.answers.get_mut(&key).unwrap().is_cancelled = true;
+        let reason = u8::try_from(self.rng.below(4)).unwrap();
+        self.write_bytes(conn, &wire2::frame(wire2::CANCEL, reason, 0, number, &[]));
+    }
+
     fn write_oddity(&mut self) {
         let Some(conn) = self.any_link() else { return };
+        if self.links[&conn].is_v2 {
+            let frame = match self.rng.below(6) {
+                0 => wire2::frame(99, 0, 0, 1, b""),
+                1 => Call { name: 7, ..wire2::call(1) }.frame(),
+                2 => wire2::frame(wire2::PING, 0, 0, 9, b""),
+                3 => wire2::frame(99, 0x80, 0, 1, b"later"),
+                _ => wire2::frame(wire2::DRAIN, 0, 0, 0, b""),
+            };
+            return self.write_bytes(conn, &frame);
+        }
         match self.rng.below(6) {
             0 => self.links.get_mut(&conn).unwrap().inbox.extend([0xff; 9]),
             1 => self.links.get_mut(&conn).unwrap().inbox.extend(b"\0\0\0\x02{]"),
             2 => self.write(conn, &json!({"type": "ERROR", "error": {"message": "m", "code": "DUPLICATE_SERVICE"}})),
-            3 => self.write(conn, &json!({"type": "REGISTER_ACK"})),
+            3 => {
+                self.links.get_mut(&conn).unwrap().was_acked = true;
+                self.write(conn, &json!({"type": "REGISTER_ACK"}));
+            }
             _ => self.write(conn, &json!({"type": "NEWS", "id": [1]})),
         }
     }
 
     fn write(&mut self, conn: ConnId, message: &Value) {
         let frame = frame(self.encoding, message);
-        self.links.get_mut(&conn).unwrap().inbox.extend(frame);
+        self.write_bytes(conn, &frame);
+    }
+
+    fn write_bytes(&mut self, conn: ConnId, frames: &[u8]) {
+        self.links.get_mut(&conn).unwrap().inbox.extend(frames);
         if self.rng.below(3) != 0 {
             self.deliver_on(conn);
         }
@@ -555,6 +798,15 @@ impl World {
         let open: Vec<ConnId> = self.links.iter().filter(|(_, link)| link.is_open).map(|(conn, _)| *conn).collect();
         (!open.is_empty()).then(|| open[pick(&mut self.rng, open.len())])
     }
+}
+
+/// The caller of a connection's notifications, which have no number to tell where they came from.
+fn notifier(conn: ConnId) -> String {
+    format!("notifier-{}-{}", conn.index, conn.generation)
+}
+
+fn rng_of(seed: u64) -> Rng {
+    Rng::new(seed ^ 0x0bad_cafe)
 }
 
 fn pick(rng: &mut Rng, bound: usize) -> usize {
