@@ -1,0 +1,105 @@
+//! What is compared. A row is one way to bring a call to another process and its answer back.
+
+use crate::figures::Measurement;
+use crate::idle;
+use crate::routes;
+use anyhow::Result;
+use bro_proto::v1::Encoding;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// One row, or a group of them that one function measures.
+pub(crate) struct Row {
+    pub(crate) name: String,
+    pub(crate) way: Way,
+    /// Cases that it takes part in; nothing for [`Way::Function`], which has its own.
+    pub(crate) cases: &'static [Work],
+}
+
+/// How a row is measured.
+pub(crate) enum Way {
+    /// Processes that call each other.
+    Calls { middle: Middle, ends: Ends },
+    /// One function, which may start processes of its own.
+    Function(fn(&Plan) -> Result<Vec<Measurement>>),
+}
+
+/// The process between caller and callee.
+#[derive(Clone, Debug)]
+pub(crate) enum Middle {
+    /// None: the callee listens, callers connect to it.
+    Nothing,
+    Relay,
+    /// Of this checkout.
+    Gateway,
+    /// `PROGRAM gateway`, of another build.
+    OtherGateway(PathBuf),
+}
+
+/// What caller and callee are made of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Ends {
+    /// Load generators that speak version 1.
+    V1(Encoding),
+    /// The crate `ipc-bro`.
+    Client,
+}
+
+/// What the processes of one run do. Each has a case for every number of calls in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Work {
+    /// Frames of ordinary length: 1, 64 and 512 in flight, from so many callers each.
+    Calls { callers: u8 },
+    /// One caller that makes one call at a time, beside three with 64 in flight.
+    Fairness,
+    /// Frames of about so many MiB there and back, one at a time.
+    Large { mib: usize },
+}
+
+/// How long and how often.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) rounds: usize,
+    /// Before a span is measured, callers run for this long.
+    pub(crate) warm_up: Duration,
+    pub(crate) span: Duration,
+    pub(crate) services: u64,
+}
+
+/// What ratios are taken to, in the cases that it takes part in.
+pub(crate) const BASE: &str = "relay";
+
+const ORDINARY: &[Work] = &[
+    Work::Calls { callers: 1 },
+    Work::Calls { callers: 4 },
+    Work::Fairness,
+    Work::Large { mib: 1 },
+    Work::Large { mib: 16 },
+];
+
+/// Every row, in the order in which each round measures them.
+pub(crate) fn all(against: &[PathBuf]) -> Vec<Row> {
+    let calls =
+        |name: &str, middle, ends, cases| Row { name: name.to_owned(), way: Way::Calls { middle, ends }, cases };
+    let json = Ends::V1(Encoding::Json);
+    let mut rows = vec![
+        calls(
+            "direct",
+            Middle::Nothing,
+            json,
+            &[Work::Calls { callers: 1 }, Work::Large { mib: 1 }, Work::Large { mib: 16 }],
+        ),
+        calls(BASE, Middle::Relay, json, ORDINARY),
+        calls("gateway-json", Middle::Gateway, json, ORDINARY),
+        calls("gateway-msgpack", Middle::Gateway, Ends::V1(Encoding::Msgpack), ORDINARY),
+    ];
+    for (at, program) in against.iter().enumerate() {
+        let middle = || Middle::OtherGateway(program.clone());
+        rows.push(calls(&format!("other-{at}-json"), middle(), json, ORDINARY));
+        rows.push(calls(&format!("other-{at}-msgpack"), middle(), Ends::V1(Encoding::Msgpack), ORDINARY));
+    }
+    rows.push(calls("client", Middle::Gateway, Ends::Client, &[Work::Calls { callers: 1 }]));
+    rows.push(Row { name: "route".to_owned(), way: Way::Function(routes::measure), cases: &[] });
+    rows.push(Row { name: "idle".to_owned(), way: Way::Function(idle::figures), cases: &[] });
+    rows
+}
