@@ -2,8 +2,8 @@
 
 use crate::children::Children;
 use crate::figures::{Case, Figure, Measurement};
-use crate::load::say;
 use crate::rows::Plan;
+use crate::window::say;
 use anyhow::{Context as _, Result, ensure};
 use bro_gateway::{Gateway, GatewayConfig};
 use bro_proto::frame::finish_frame;

@@ -1,12 +1,12 @@
 //! Load generators: a caller and a callee with no more in them than it takes to write calls, and to see that every answer is right.
 
-use crate::window::{Order, Report, Window, clock_ns};
+use crate::window::{Order, Report, Window, clock_ns, say};
 use crate::wire::Wire;
 use anyhow::{Context as _, Result, bail, ensure};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
-use std::io::{BufRead, Write as _, stdin, stdout};
+use std::io::{BufRead, stdin};
 use std::os::unix::net::UnixStream;
 
 /// What is read at once.
@@ -49,14 +49,6 @@ pub(crate) fn answer(connections: Vec<(UnixStream, impl Wire)>) -> Result<()> {
             }
         }
     }
-}
-
-/// One line to whoever started this process.
-pub(crate) fn say(text: &str) -> Result<()> {
-    let mut out = stdout().lock();
-    writeln!(out, "{text}")?;
-    out.flush()?;
-    Ok(())
 }
 
 /// Makes calls until the span is over and all are answered. Answers come in the order of the calls.

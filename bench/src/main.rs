@@ -1,22 +1,28 @@
 //! Measurements of ipc-bro beside floors and peers: `cargo xtask bench`. What each row is stands in `docs/performance.md`.
 //!
-//! - [`rows`]: what is compared; [`round`]: one round of it, in [`children`]; [`figures`]: what rounds come to; [`report`]: as text.
+//! - [`rows`]: what is compared; [`round`]: one round of it, by a [`cast`] of [`children`]; [`figures`]: what rounds come to; [`report`] and [`plot`]: to be read.
 //! - [`load`]: load generators that speak a [`wire`], such as [`v1`]; [`client`]: the same with our own crate; both measure a [`window`].
-//! - [`relay`]: the floor under every gateway; [`routes`]: the router in process; [`idle`]: memory.
+//! - [`relay`]: the floor under every gateway; [`routes`]: the router in process; [`idle`]: memory;
+//!   [`operations`]: what instructions are counted of.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command that prints what it measured")]
 #![expect(clippy::cast_precision_loss, reason = "figures are rounded anyway")]
 
+mod cast;
 mod children;
 mod client;
 mod figures;
 mod idle;
 mod load;
 mod machine;
+mod operations;
+mod peers;
+mod plot;
 mod relay;
 mod report;
 mod round;
 mod routes;
 mod rows;
+mod turns;
 mod v1;
 mod window;
 mod wire;
@@ -60,9 +66,15 @@ struct Options {
     /// Write everything that was measured to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// What the payload looks like
+    /// Draw the medians to this SVG file
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
+    /// What the payload of the load generators looks like
     #[arg(long, value_enum, default_value = "order")]
     payload: Shape,
+    /// Measure other systems, too; builds bench/peers, which takes minutes the first time
+    #[arg(long)]
+    peers: bool,
     /// A `bro` program of another build, whose gateway is measured in the same rounds
     #[arg(long, value_name = "PROGRAM", num_args = 1..)]
     against: Vec<PathBuf>,
@@ -79,6 +91,12 @@ enum Part {
         #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
         services: u64,
     },
+    /// One hot operation, so many times
+    #[command(hide = true)]
+    Operation { name: String, times: usize },
+    /// The names of all operations
+    #[command(hide = true)]
+    Operations,
     /// The gateway in a process of its own
     #[command(hide = true)]
     Gateway { socket: PathBuf },
@@ -136,6 +154,11 @@ fn main() -> ExitCode {
     let done = match arguments.part {
         None => run(&arguments.options),
         Some(Part::Idle { services }) => idle::measure(services),
+        Some(Part::Operation { name, times }) => operations::run(&name, times).map(|()| true),
+        Some(Part::Operations) => {
+            operations::NAMES.iter().for_each(|name| println!("{name}"));
+            Ok(true)
+        }
         Some(Part::Gateway { socket }) => idle::run_gateway(&socket).map(|()| true),
         Some(Part::Relay { listen, upstream }) => relay::run(&listen, &upstream).map(|()| true),
         Some(Part::Caller(caller)) => run_caller(&caller).map(|()| true),
@@ -167,13 +190,21 @@ fn run(options: &Options) -> Result<bool> {
         let has_calls = rows.iter().any(|row| options.only.contains(&row.name) && !row.cases.is_empty());
         rows.retain(|row| options.only.contains(&row.name) || (has_calls && row.name == rows::BASE));
     }
+    let peers = if options.peers { Some(peers::build()?) } else { None };
     let ms = Duration::from_millis;
+    let shape = options.payload;
     let plan = if options.quick {
-        Plan { rounds: 3, warm_up: ms(60), span: ms(200), services: 10_000 }
+        Plan { rounds: 3, warm_up: ms(60), span: ms(200), services: 10_000, shape, peers }
     } else {
-        Plan { rounds: 9, warm_up: ms(150), span: ms(600), services: 10_000 }
+        Plan { rounds: 9, warm_up: ms(150), span: ms(600), services: 10_000, shape, peers }
     };
     let plan = Plan { rounds: options.rounds.unwrap_or(plan.rounds), ..plan };
+    let mut left_out = Vec::new();
+    rows.retain(|row| {
+        let reason = rows::left_out(row, &plan);
+        left_out.extend(reason.iter().map(|reason| format!("{}: {reason}", row.name)));
+        reason.is_none()
+    });
     let mut machine = Machine::read();
     let shows_progress = std::io::stderr().is_terminal();
     let mut rounds = Rounds::default();
@@ -186,7 +217,7 @@ fn run(options: &Options) -> Result<bool> {
             eprint!("\r\x1b[Kround {} of {}: {name} ", round + 1, plan.rounds);
             let _ = std::io::stderr().flush(); // progress may be lost
         };
-        rounds.0.push(round::measure(&rows, &plan, options.payload, round == 0, note, &mut failures));
+        rounds.0.push(round::measure(&rows, &plan, round == 0, note, &mut failures));
     }
     if shows_progress {
         eprint!("\r\x1b[K");
@@ -201,8 +232,15 @@ fn run(options: &Options) -> Result<bool> {
         println!("{}", report::goals_table(&goals));
     }
     if let Some(path) = &options.json {
-        let result = json!({ "machine": machine, "goals": goals, "failures": failures, "rounds": rounds });
+        let result =
+            json!({ "machine": machine, "goals": goals, "left_out": left_out, "failures": failures, "rounds": rounds });
         fs::write(path, serde_json::to_string_pretty(&result)?)?;
+    }
+    if let Some(path) = &options.plot {
+        fs::write(path, plot::svg(&rounds))?;
+    }
+    for row in &left_out {
+        println!("left out: {row}");
     }
     for failure in &failures {
         eprintln!("FAILED: {failure}");
@@ -229,11 +267,11 @@ fn run_callee(Callee { end, listen }: &Callee) -> Result<()> {
     let Some(count) = listen else {
         let mut stream = UnixStream::connect(&end.socket)?;
         wire::Wire::register(&mut wire, &mut stream, v1::CALLEE)?;
-        load::say("ready")?;
+        window::say("ready")?;
         return load::answer(vec![(stream, wire)]);
     };
     let listener = UnixListener::bind(&end.socket)?;
-    load::say("ready")?;
+    window::say("ready")?;
     let mut connections = Vec::new();
     for number in 0..*count {
         let Some(wire) = v1_of(end, number)? else { unreachable!("the same as before") };

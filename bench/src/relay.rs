@@ -4,7 +4,7 @@
 //! from every connection that is ready, and writes what it has read at once; what a socket does not take waits, and meanwhile nothing
 //! more is read from the partner.
 
-use crate::load::say;
+use crate::window::say;
 use anyhow::{Context as _, Result};
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};

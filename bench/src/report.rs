@@ -24,7 +24,7 @@ pub(crate) fn tables(rounds: &Rounds) -> String {
     let mut text = String::new();
     for case in rounds.cases() {
         let rows = rounds.rows(&case);
-        let base = [rows::BASE, routes::BASE].into_iter().find(|base| rows.contains(base));
+        let base = [rows::BASE, rows::CLIENT, routes::BASE].into_iter().find(|base| rows.contains(base));
         let has = |figure: &Figure| rows.iter().any(|row| rounds.spread(&case, row, *figure).is_some());
         let mut head = vec![case.to_string()];
         for figure in COMPARED.iter().filter(|figure| has(figure)) {

@@ -1,13 +1,11 @@
 //! One round: every row once, each in processes of its own.
 
-use crate::children::{Children, Index};
+use crate::cast::{Cast, Roles};
 use crate::figures::{Case, Figure, Measurement};
-use crate::rows::{Ends, Middle, Plan, Row, Way, Work};
-use crate::v1::Shape;
+use crate::rows::{Plan, Row, Way, Work};
+use crate::turns::TEXT_BYTES;
 use crate::window::{Order, Report, clock_ns};
-use anyhow::{Context as _, Result, bail};
-use bro_proto::v1::Encoding;
-use std::path::Path;
+use anyhow::{Result, bail};
 
 /// Bytes of calls and of answers, prefix included.
 const FRAME_BYTES: usize = 454;
@@ -22,14 +20,12 @@ struct Run<'a> {
     work: Work,
     is_pinned: bool,
     plan: &'a Plan,
-    shape: Shape,
 }
 
 /// Measures every row once. A run that fails is reported, and the others go on.
 pub(crate) fn measure(
     rows: &[Row],
     plan: &Plan,
-    shape: Shape,
     is_first: bool,
     mut note: impl FnMut(&str),
     failures: &mut Vec<String>,
@@ -50,18 +46,19 @@ pub(crate) fn measure(
         for work in works {
             for row in rows.iter().filter(|row| row.cases.contains(&work)) {
                 note(&row.name);
-                let run = Run { row, work, is_pinned, plan, shape };
+                let run = Run { row, work, is_pinned, plan };
                 keep(format!("{} ({work:?})", row.name), run.measure());
             }
         }
     }
     for row in rows {
-        if let Way::Function(function) = &row.way
-            && (is_first || row.name != "idle")
-        {
-            note(&row.name);
-            keep(row.name.clone(), function(plan));
-        }
+        let function = match row.way {
+            Way::Function(function) => function,
+            Way::Once(function) if is_first => function,
+            _ => continue,
+        };
+        note(&row.name);
+        keep(row.name.clone(), function(plan));
     }
     found
 }
@@ -69,23 +66,22 @@ pub(crate) fn measure(
 impl Run<'_> {
     fn measure(&self) -> Result<Vec<Measurement>> {
         let Way::Calls { middle, ends } = &self.row.way else { bail!("not measured by its calls") };
-        let directory = tempfile::tempdir()?;
-        let socket = directory.path().join("calls.sock");
-        let upstream = directory.path().join("callee.sock");
-        let mut children = Children::new(self.is_pinned);
-        let (between, callee) = self.start_service(&mut children, middle, *ends, &socket, &upstream)?;
-        let callers: Vec<Index> = (0..self.callers())
-            .map(|caller| self.start_caller(&mut children, *ends, middle, &socket, caller))
-            .collect::<Result<_>>()?;
-        let watched: Vec<u32> =
-            between.iter().chain([&callee]).chain(&callers).map(|index| children.id(*index)).collect();
+        let roles = Roles {
+            middle,
+            ends: *ends,
+            callers: self.callers(),
+            frame_bytes: self.frame_bytes(),
+            is_pinned: self.is_pinned,
+            plan: self.plan,
+        };
+        let Cast { mut children, callers, ids, has_middle, _directory } = roles.start()?;
         let mut measured = Vec::new();
         for &in_flight in self.in_flight() {
             let start_ns = clock_ns() + u64::try_from(self.plan.warm_up.as_nanos())?;
             let end_ns = start_ns + u64::try_from(self.plan.span.as_nanos())?;
             for (at, caller) in callers.iter().enumerate() {
                 let in_flight = if self.work == Work::Fairness && at > 0 { PIPELINED_BESIDE } else { in_flight };
-                let watched = if at == 0 { watched.clone() } else { Vec::new() };
+                let watched = if at == 0 { ids.clone() } else { Vec::new() };
                 let order = Order { in_flight, start_ns, end_ns, watched };
                 children.tell(*caller, &serde_json::to_string(&order)?)?;
             }
@@ -94,94 +90,23 @@ impl Run<'_> {
                 .map(|caller| Ok(serde_json::from_str(&children.hear(*caller)?)?))
                 .collect::<Result<_>>()?;
             let case = Case { name: self.case_name(in_flight), is_pinned: Some(self.is_pinned) };
-            let figures = figures(&reports, between.is_some(), in_flight);
+            let figures = figures(&reports, has_middle, in_flight);
             measured.push(Measurement { row: self.row.name.clone(), case, figures });
         }
         Ok(measured)
-    }
-
-    /// What callers call: the callee, and what is between.
-    fn start_service(
-        &self,
-        children: &mut Children,
-        middle: &Middle,
-        ends: Ends,
-        socket: &Path,
-        upstream: &Path,
-    ) -> Result<(Option<Index>, Index)> {
-        let (path, upstream_path) = (text(socket)?, text(upstream)?);
-        let between = match middle {
-            Middle::Nothing | Middle::Relay => None,
-            Middle::Gateway => Some(children.start_own(&["gateway", path])?),
-            Middle::OtherGateway(program) => {
-                let gateway = children.start(program, &["gateway", "--socket", path, "--stop-with-stdin"])?;
-                wait_for_socket(socket)?;
-                Some(gateway)
-            }
-        };
-        if let (Middle::Gateway, Some(gateway)) = (middle, between) {
-            children.wait_ready(gateway)?;
-        }
-        let callee_socket = if matches!(middle, Middle::Relay) { upstream_path } else { path };
-        let callers = self.callers().to_string();
-        let mut arguments = vec!["callee", callee_socket];
-        self.add_ends(&mut arguments, ends);
-        let bytes = self.frame_bytes().to_string();
-        arguments.extend(["--frame-bytes", &bytes]);
-        if matches!(middle, Middle::Nothing | Middle::Relay) {
-            arguments.extend(["--listen", &callers]);
-        }
-        let callee = children.start_own(&arguments)?;
-        children.wait_ready(callee)?;
-        if let Middle::Relay = middle {
-            let relay = children.start_own(&["relay", path, upstream_path])?;
-            children.wait_ready(relay)?;
-            return Ok((Some(relay), callee));
-        }
-        Ok((between, callee))
-    }
-
-    fn start_caller(
-        &self,
-        children: &mut Children,
-        ends: Ends,
-        middle: &Middle,
-        socket: &Path,
-        caller: u8,
-    ) -> Result<Index> {
-        let (number, bytes) = (caller.to_string(), self.frame_bytes().to_string());
-        let mut arguments = vec!["caller", text(socket)?];
-        self.add_ends(&mut arguments, ends);
-        arguments.extend(["--frame-bytes", &bytes, "--number", &number]);
-        if matches!(middle, Middle::Nothing | Middle::Relay) {
-            arguments.push("--unregistered");
-        }
-        let caller = children.start_own(&arguments)?;
-        children.wait_ready(caller)?;
-        Ok(caller)
-    }
-
-    fn add_ends(&self, arguments: &mut Vec<&str>, ends: Ends) {
-        let ends = match ends {
-            Ends::V1(Encoding::Json) => "json",
-            Ends::V1(Encoding::Msgpack) => "msgpack",
-            Ends::Client => "client",
-        };
-        let shape = if self.shape == Shape::Flat { "flat" } else { "order" };
-        arguments.extend(["--ends", ends, "--shape", shape]);
     }
 
     fn callers(&self) -> u8 {
         match self.work {
             Work::Calls { callers } => callers,
             Work::Fairness => 1 + CALLERS_BESIDE,
-            Work::Large { .. } => 1,
+            Work::Text | Work::Large { .. } => 1,
         }
     }
 
     fn in_flight(&self) -> &'static [usize] {
         match self.work {
-            Work::Calls { .. } => &IN_FLIGHT,
+            Work::Calls { .. } | Work::Text => &IN_FLIGHT,
             Work::Fairness | Work::Large { .. } => &IN_FLIGHT[..1],
         }
     }
@@ -197,6 +122,7 @@ impl Run<'_> {
         match self.work {
             Work::Calls { callers: 1 } => format!("1 caller, {in_flight} in flight"),
             Work::Calls { callers } => format!("{callers} callers, {in_flight} in flight each"),
+            Work::Text => format!("text of {TEXT_BYTES} B, {in_flight} in flight"),
             Work::Fairness => format!("1 in flight beside {CALLERS_BESIDE} callers with {PIPELINED_BESIDE}"),
             Work::Large { mib } => format!("{mib} MiB there and back"),
         }
@@ -221,20 +147,4 @@ fn figures(reports: &[Report], has_middle: bool, in_flight: usize) -> Vec<(Figur
     }
     figures.push((Figure::AllNs, lead.cpu_ns.iter().sum::<u64>() as f64 / calls));
     figures
-}
-
-fn text(path: &Path) -> Result<&str> {
-    path.to_str().context("the temporary directory has a name that is no text")
-}
-
-/// Until somebody listens.
-fn wait_for_socket(socket: &Path) -> Result<()> {
-    let start_ns = clock_ns();
-    while std::os::unix::net::UnixStream::connect(socket).is_err() {
-        if clock_ns() - start_ns > 10_000_000_000 {
-            bail!("nobody listens on {}", socket.display());
-        }
-        std::thread::sleep(std::time::Duration::from_millis(2));
-    }
-    Ok(())
 }

@@ -6,10 +6,14 @@
 
 use crate::figures::{Case, Figure, Measurement};
 use crate::rows::Plan;
+use crate::v1::{self, Shape};
 use anyhow::{Result, anyhow, ensure};
-use bro_proto::Now;
-use bro_proto::frame::finish_frame;
-use bro_proto::limits::FRAME_PREFIX_BYTES;
+use bro_proto::v1::encode::{
+    CallFields, ContextSource, Outcome, RegisterFields, ResponseFields, encode_call, encode_register, encode_response,
+};
+use bro_proto::v1::rewrite::TranscodeError;
+use bro_proto::v1::{Encoding, Payload};
+use bro_proto::{CallContext, Now};
 use bro_router::{CloseReason, Event, Outbox, Part, PeerId, PeerIdentity, Router, RouterConfig};
 use memchr::memmem::find_iter;
 use std::hint::black_box;
@@ -29,7 +33,8 @@ pub(crate) const BASE: &str = "route-2";
 
 /// Rows `route-2`, `route-100`, `route-10000`.
 pub(crate) fn measure(_plan: &Plan) -> Result<Vec<Measurement>> {
-    let mut tables: Vec<Table> = SERVICES.iter().map(|&services| Table::new(services)).collect::<Result<_>>()?;
+    let mut tables: Vec<Table> =
+        SERVICES.iter().map(|&services| Table::new(services, Encoding::Json)).collect::<Result<_>>()?;
     let mut times_ns = vec![Vec::new(); tables.len()];
     for table in &mut tables {
         table.route(2 * SERVICES[2])?; // every service has been met before the clock runs
@@ -69,22 +74,36 @@ pub(crate) struct Table {
 
 impl Table {
     /// Registers so many services.
-    pub(crate) fn new(services: usize) -> Result<Table> {
+    pub(crate) fn new(services: usize, encoding: Encoding) -> Result<Table> {
         let mut router = Router::new(RouterConfig::default(), 7, NOW);
         let mut sink = Sink::default();
         let mut peers = Vec::new();
         for number in 0..services {
             let peer = router.handle_connect(PeerIdentity::default(), NOW, &mut sink);
             let peer = peer.map_err(|refused| anyhow!(refused.message))?;
-            let register = format!(
-                r#"{{"type":"REGISTER","serviceName":"service-{number:05}","methods":["getOrder"],"version":"1.0.0","metadata":{{}}}}"#
-            );
-            router.handle_frame(peer, &framed(&register), NOW, &mut sink);
+            let mut register = Vec::new();
+            let methods = ["getOrder".into()];
+            let metadata = Payload { encoding: Encoding::Json, bytes: b"" };
+            let service_name = &name(&format!("{number:05}"));
+            encode_register(
+                &mut register,
+                encoding,
+                &RegisterFields { service_name, methods: &methods, version: "1.0.0", metadata },
+            )?;
+            router.handle_frame(peer, &register, NOW, &mut sink);
             ensure!(sink.to == Some(peer), "service {number} was not acknowledged");
             router.handle_written(peer, sink.bytes, NOW, &mut sink);
             peers.push(peer);
         }
-        Ok(Table { router, peers, call: Frame::call(), answer: Frame::answer(), at: 0, number: 0, sink })
+        Ok(Table {
+            router,
+            peers,
+            call: Frame::call(encoding)?,
+            answer: Frame::answer(encoding)?,
+            at: 0,
+            number: 0,
+            sink,
+        })
     }
 
     /// Routes calls and their answers.
@@ -155,30 +174,43 @@ const CALLEE: &str = "22222";
 const NUMBER: &str = "33333";
 
 impl Frame {
-    fn call() -> Frame {
-        let start = format!(
-            r#"{{"type":"CALL","id":"req-1699005123456-{NUMBER}","from":"service-{CALLER}","to":"service-{CALLEE}","method":"getOrder","params":"#
-        );
-        Frame::new(&start)
+    fn call(encoding: Encoding) -> Result<Frame> {
+        Frame::new(encoding, |out, payload, context| {
+            let (id, from, to) = (id(), name(CALLER), name(CALLEE));
+            let context = ContextSource::Owned(context);
+            encode_call(
+                out,
+                encoding,
+                &CallFields { id: &id, from: &from, to: &to, method: "getOrder", params: payload, context },
+            )
+        })
     }
 
-    fn answer() -> Frame {
-        let start = format!(
-            r#"{{"type":"RESPONSE","id":"req-1699005123456-{NUMBER}","from":"service-{CALLEE}","to":"service-{CALLER}","status":"success","data":"#
-        );
-        Frame::new(&start)
+    fn answer(encoding: Encoding) -> Result<Frame> {
+        Frame::new(encoding, |out, payload, context| {
+            let (id, from, to) = (id(), name(CALLEE), name(CALLER));
+            let (outcome, context) = (Outcome::Success(payload), Some(ContextSource::Owned(context)));
+            encode_response(out, encoding, &ResponseFields { id: &id, from: &from, to: &to, outcome, context })
+        })
     }
 
-    fn new(start: &str) -> Frame {
-        let order =
-            r#"{"orderId":73912,"customer":{"name":"Ada Byron","tags":["early","eu-west"]},"paid":true,"note":""#;
-        let end = format!(
-            r#""}},"context":{{"root":"root-1699005123456-k3v9x2","chain":["service-{CALLER}","service-{CALLEE}"],"depth":2,"deadline":1700000030000}}}}"#
-        );
-        let room = FRAME_BYTES - FRAME_PREFIX_BYTES - start.len() - order.len() - end.len();
-        let bytes = framed(&format!("{start}{order}{:.<room$}{end}", ""));
+    fn new(
+        encoding: Encoding,
+        write: impl Fn(&mut Vec<u8>, Payload<'_>, &CallContext) -> Result<(), TranscodeError>,
+    ) -> Result<Frame> {
+        let context = CallContext {
+            root: "root-1699005123456-k3v9x2".to_owned(),
+            chain: vec![name(CALLER), name(CALLEE)],
+            depth: 2,
+            deadline_ms: NOW.wall_ms + 30_000,
+        };
+        let bytes = v1::exact(encoding, Shape::Order, FRAME_BYTES, |payload| {
+            let mut bytes = Vec::new();
+            write(&mut bytes, payload, &context)?;
+            Ok(bytes)
+        })?;
         let places = |text: &str| find_iter(&bytes, text).collect();
-        Frame { caller_at: places(CALLER), callee_at: places(CALLEE), number_at: places(NUMBER), bytes }
+        Ok(Frame { caller_at: places(CALLER), callee_at: places(CALLEE), number_at: places(NUMBER), bytes })
     }
 
     fn write(&mut self, number: usize, caller: usize, callee: usize) {
@@ -191,6 +223,14 @@ impl Frame {
     }
 }
 
+fn id() -> String {
+    format!("req-1699005123456-{NUMBER}")
+}
+
+fn name(number: &str) -> String {
+    format!("service-{number}")
+}
+
 fn digits(mut number: usize) -> [u8; 5] {
     let mut digits = [b'0'; 5];
     for digit in digits.iter_mut().rev() {
@@ -200,28 +240,23 @@ fn digits(mut number: usize) -> [u8; 5] {
     digits
 }
 
-fn framed(body: &str) -> Vec<u8> {
-    let mut frame = vec![0; FRAME_PREFIX_BYTES];
-    frame.extend_from_slice(body.as_bytes());
-    finish_frame(&mut frame, 0);
-    frame
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn every_service_is_met_and_no_two_calls_are_alike() {
-        let mut table = Table::new(100).unwrap();
-        let mut seen = std::collections::BTreeSet::new();
-        for _ in 0..100 {
-            let (caller, callee) = table.next_pair();
-            assert_ne!(caller, callee);
-            assert!(seen.insert(caller), "{caller} comes twice");
+        for encoding in [Encoding::Json, Encoding::Msgpack] {
+            let mut table = Table::new(100, encoding).unwrap();
+            let mut seen = std::collections::BTreeSet::new();
+            for _ in 0..100 {
+                let (caller, callee) = table.next_pair();
+                assert_ne!(caller, callee);
+                assert!(seen.insert(caller), "{caller} comes twice");
+            }
+            table.route(1000).unwrap();
+            assert_eq!(table.call.bytes.len(), FRAME_BYTES);
+            assert_eq!(table.answer.bytes.len(), FRAME_BYTES);
         }
-        table.route(1000).unwrap();
-        assert_eq!(table.call.bytes.len(), FRAME_BYTES);
-        assert_eq!(table.answer.bytes.len(), FRAME_BYTES);
     }
 }

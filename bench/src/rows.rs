@@ -3,6 +3,7 @@
 use crate::figures::Measurement;
 use crate::idle;
 use crate::routes;
+use crate::v1::Shape;
 use anyhow::Result;
 use bro_proto::v1::Encoding;
 use std::path::PathBuf;
@@ -12,7 +13,7 @@ use std::time::Duration;
 pub(crate) struct Row {
     pub(crate) name: String,
     pub(crate) way: Way,
-    /// Cases that it takes part in; nothing for [`Way::Function`], which has its own.
+    /// Cases that it takes part in; nothing for functions, which have their own.
     pub(crate) cases: &'static [Work],
 }
 
@@ -22,6 +23,8 @@ pub(crate) enum Way {
     Calls { middle: Middle, ends: Ends },
     /// One function, which may start processes of its own.
     Function(fn(&Plan) -> Result<Vec<Measurement>>),
+    /// The same in the first round only: it takes long, and gives the same every time.
+    Once(fn(&Plan) -> Result<Vec<Measurement>>),
 }
 
 /// The process between caller and callee.
@@ -34,6 +37,8 @@ pub(crate) enum Middle {
     Gateway,
     /// `PROGRAM gateway`, of another build.
     OtherGateway(PathBuf),
+    /// A server of the system that the ends speak.
+    Server,
 }
 
 /// What caller and callee are made of.
@@ -43,6 +48,8 @@ pub(crate) enum Ends {
     V1(Encoding),
     /// The crate `ipc-bro`.
     Client,
+    /// `bench/peers`, in this system.
+    Peer(&'static str),
 }
 
 /// What the processes of one run do. Each has a case for every number of calls in flight.
@@ -50,6 +57,8 @@ pub(crate) enum Ends {
 pub(crate) enum Work {
     /// Frames of ordinary length: 1, 64 and 512 in flight, from so many callers each.
     Calls { callers: u8 },
+    /// A text of [`crate::turns::TEXT_BYTES`] there and back, by what programs use: 1, 64 and 512 in flight.
+    Text,
     /// One caller that makes one call at a time, beside three with 64 in flight.
     Fairness,
     /// Frames of about so many MiB there and back, one at a time.
@@ -64,10 +73,23 @@ pub(crate) struct Plan {
     pub(crate) warm_up: Duration,
     pub(crate) span: Duration,
     pub(crate) services: u64,
+    pub(crate) shape: Shape,
+    /// The program of `bench/peers`, when it was built.
+    pub(crate) peers: Option<PathBuf>,
 }
 
 /// What ratios are taken to, in the cases that it takes part in.
 pub(crate) const BASE: &str = "relay";
+/// The same for [`Work::Text`].
+pub(crate) const CLIENT: &str = "client";
+
+/// Name, whether a process is between caller and callee, and the program that it takes.
+const PEERS: [(&str, bool, Option<&str>); 4] = [
+    ("nats", true, Some("nats-server")),
+    ("dbus", true, Some("dbus-daemon")),
+    ("tonic", false, None),
+    ("iceoryx2", false, None),
+];
 
 const ORDINARY: &[Work] = &[
     Work::Calls { callers: 1 },
@@ -98,8 +120,23 @@ pub(crate) fn all(against: &[PathBuf]) -> Vec<Row> {
         rows.push(calls(&format!("other-{at}-json"), middle(), json, ORDINARY));
         rows.push(calls(&format!("other-{at}-msgpack"), middle(), Ends::V1(Encoding::Msgpack), ORDINARY));
     }
-    rows.push(calls("client", Middle::Gateway, Ends::Client, &[Work::Calls { callers: 1 }]));
+    rows.push(calls(CLIENT, Middle::Gateway, Ends::Client, &[Work::Text]));
+    for (name, has_server, _) in PEERS {
+        let middle = if has_server { Middle::Server } else { Middle::Nothing };
+        rows.push(calls(name, middle, Ends::Peer(name), &[Work::Text]));
+    }
     rows.push(Row { name: "route".to_owned(), way: Way::Function(routes::measure), cases: &[] });
-    rows.push(Row { name: "idle".to_owned(), way: Way::Function(idle::figures), cases: &[] });
+    rows.push(Row { name: "idle".to_owned(), way: Way::Once(idle::figures), cases: &[] });
     rows
+}
+
+/// Why a row cannot be measured here.
+pub(crate) fn left_out(row: &Row, plan: &Plan) -> Option<String> {
+    let (_, _, program) = PEERS.iter().find(|(name, ..)| *name == row.name)?;
+    if plan.peers.is_none() {
+        return Some("needs --peers".to_owned());
+    }
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    let is_installed = |program: &str| std::env::split_paths(&folders).any(|folder| folder.join(program).is_file());
+    program.filter(|program| !is_installed(program)).map(|program| format!("{program} is not installed"))
 }

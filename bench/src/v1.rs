@@ -96,11 +96,11 @@ fn stencil(frame: Vec<u8>) -> Result<Stencil> {
 }
 
 /// The frame of exactly `frame_bytes` that `make` makes of a payload.
-fn exact(
+pub(crate) fn exact(
     encoding: Encoding,
     shape: Shape,
     frame_bytes: usize,
-    make: fn(Payload<'_>) -> Result<Vec<u8>>,
+    make: impl Fn(Payload<'_>) -> Result<Vec<u8>>,
 ) -> Result<Vec<u8>> {
     let mut padding = 0;
     // msgpack writes a length in more bytes when it is large, so that what is missing without padding is not all.

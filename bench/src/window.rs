@@ -6,7 +6,7 @@
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 
 /// Calls that each make one more, until the span is over.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -98,6 +98,13 @@ impl Window {
         let cpu_ns = self.order.watched.iter().map(|&id| cpu_ns(id).unwrap_or(0)).collect();
         Edge { at_ns: clock_ns(), calls: self.calls, cpu_ns }
     }
+}
+
+/// One line to whoever started this process.
+pub(crate) fn say(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{text}")?;
+    out.flush()
 }
 
 /// The monotonic clock, the same for every process.
