@@ -6,12 +6,14 @@ use crate::v1::Shape;
 use crate::window::clock_ns;
 use anyhow::{Context as _, Result, bail, ensure};
 use bro_proto::v1::Encoding;
+use std::fs;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
 use tempfile::TempDir;
 
+const SHARED_MEMORY: &str = "/dev/shm";
 const GATEWAY_PATIENCE_NS: u64 = 10_000_000_000;
 const GATEWAY_POLL: Duration = Duration::from_millis(2);
 
@@ -33,14 +35,15 @@ pub(crate) struct Cast {
     /// The system's numbers of all, what is between the others first.
     pub(crate) ids: Vec<u32>,
     pub(crate) has_middle: bool,
-    /// Sockets and files.
-    pub(crate) _directory: TempDir,
+    _leftovers: Leftovers,
+    /// Sockets and files. Dropped after the children, which still use them when they end.
+    _directory: TempDir,
 }
 
 impl Roles<'_> {
     /// Starts what is called before who calls.
     pub(crate) fn start(&self) -> Result<Cast> {
-        let directory = tempfile::tempdir()?;
+        let directory = tempfile::Builder::new().prefix("bro-bench-").tempdir()?;
         let mut children = Children::new(self.is_pinned);
         let mut ids = Vec::new();
         let mut callers = Vec::new();
@@ -63,7 +66,9 @@ impl Roles<'_> {
             self.start_ours(directory.path(), &mut children, &mut ids, &mut callers)?;
         }
         let has_middle = !matches!(self.middle, Middle::Nothing);
-        Ok(Cast { children, callers, ids, has_middle, _directory: directory })
+        let prefix = directory.path().file_name().map(|name| name.to_string_lossy().into_owned());
+        let leftovers = Leftovers { prefix: prefix.context("a directory without a name")? };
+        Ok(Cast { children, callers, ids, has_middle, _leftovers: leftovers, _directory: directory })
     }
 
     fn start_ours(
@@ -129,6 +134,20 @@ impl Roles<'_> {
         };
         let shape = if self.plan.shape == Shape::Flat { "flat" } else { "order" };
         arguments.extend(["--ends", ends, "--shape", shape]);
+    }
+}
+
+/// Shared memory that has the name of our directory: iceoryx2 keeps one piece when all its processes have ended.
+struct Leftovers {
+    prefix: String,
+}
+
+impl Drop for Leftovers {
+    fn drop(&mut self) {
+        let entries = fs::read_dir(SHARED_MEMORY).into_iter().flatten().flatten();
+        for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&self.prefix)) {
+            let _ = fs::remove_file(entry.path()); // whoever made it may be quicker
+        }
     }
 }
 

@@ -187,8 +187,7 @@ fn run(options: &Options) -> Result<bool> {
         }
     }
     if !options.only.is_empty() {
-        let has_calls = rows.iter().any(|row| options.only.contains(&row.name) && !row.cases.is_empty());
-        rows.retain(|row| options.only.contains(&row.name) || (has_calls && row.name == rows::BASE));
+        rows::select(&mut rows, &options.only);
     }
     let peers = if options.peers { Some(peers::build()?) } else { None };
     let ms = Duration::from_millis;

@@ -38,7 +38,7 @@ pub(crate) fn measure(
     for is_pinned in [true, false] {
         // Row by row within a kind of work: what is compared is measured at nearly the same time.
         let mut works: Vec<Work> = Vec::new();
-        for work in rows.iter().flat_map(|row| row.cases) {
+        for work in rows.iter().flat_map(|row| &row.cases) {
             if !works.contains(work) {
                 works.push(*work);
             }
@@ -74,23 +74,24 @@ impl Run<'_> {
             is_pinned: self.is_pinned,
             plan: self.plan,
         };
-        let Cast { mut children, callers, ids, has_middle, _directory } = roles.start()?;
+        let mut cast: Cast = roles.start()?;
         let mut measured = Vec::new();
         for &in_flight in self.in_flight() {
             let start_ns = clock_ns() + u64::try_from(self.plan.warm_up.as_nanos())?;
             let end_ns = start_ns + u64::try_from(self.plan.span.as_nanos())?;
-            for (at, caller) in callers.iter().enumerate() {
+            for (at, caller) in cast.callers.iter().enumerate() {
                 let in_flight = if self.work == Work::Fairness && at > 0 { PIPELINED_BESIDE } else { in_flight };
-                let watched = if at == 0 { ids.clone() } else { Vec::new() };
+                let watched = if at == 0 { cast.ids.clone() } else { Vec::new() };
                 let order = Order { in_flight, start_ns, end_ns, watched };
-                children.tell(*caller, &serde_json::to_string(&order)?)?;
+                cast.children.tell(*caller, &serde_json::to_string(&order)?)?;
             }
-            let reports: Vec<Report> = callers
+            let reports: Vec<Report> = cast
+                .callers
                 .iter()
-                .map(|caller| Ok(serde_json::from_str(&children.hear(*caller)?)?))
+                .map(|caller| Ok(serde_json::from_str(&cast.children.hear(*caller)?)?))
                 .collect::<Result<_>>()?;
             let case = Case { name: self.case_name(in_flight), is_pinned: Some(self.is_pinned) };
-            let figures = figures(&reports, has_middle, in_flight);
+            let figures = figures(&reports, cast.has_middle, in_flight);
             measured.push(Measurement { row: self.row.name.clone(), case, figures });
         }
         Ok(measured)

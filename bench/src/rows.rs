@@ -14,7 +14,7 @@ pub(crate) struct Row {
     pub(crate) name: String,
     pub(crate) way: Way,
     /// Cases that it takes part in; nothing for functions, which have their own.
-    pub(crate) cases: &'static [Work],
+    pub(crate) cases: Vec<Work>,
 }
 
 /// How a row is measured.
@@ -101,8 +101,11 @@ const ORDINARY: &[Work] = &[
 
 /// Every row, in the order in which each round measures them.
 pub(crate) fn all(against: &[PathBuf]) -> Vec<Row> {
-    let calls =
-        |name: &str, middle, ends, cases| Row { name: name.to_owned(), way: Way::Calls { middle, ends }, cases };
+    let calls = |name: &str, middle, ends, cases: &[Work]| Row {
+        name: name.to_owned(),
+        way: Way::Calls { middle, ends },
+        cases: cases.to_vec(),
+    };
     let json = Ends::V1(Encoding::Json);
     let mut rows = vec![
         calls(
@@ -125,9 +128,19 @@ pub(crate) fn all(against: &[PathBuf]) -> Vec<Row> {
         let middle = if has_server { Middle::Server } else { Middle::Nothing };
         rows.push(calls(name, middle, Ends::Peer(name), &[Work::Text]));
     }
-    rows.push(Row { name: "route".to_owned(), way: Way::Function(routes::measure), cases: &[] });
-    rows.push(Row { name: "idle".to_owned(), way: Way::Once(idle::figures), cases: &[] });
+    rows.push(Row { name: "route".to_owned(), way: Way::Function(routes::measure), cases: Vec::new() });
+    rows.push(Row { name: "idle".to_owned(), way: Way::Once(idle::figures), cases: Vec::new() });
     rows
+}
+
+/// Leaves the rows with these names, and what they are compared with in the cases that they take part in.
+pub(crate) fn select(rows: &mut Vec<Row>, names: &[String]) {
+    let is_named = |row: &Row| names.contains(&row.name);
+    let works: Vec<Work> = rows.iter().filter(|row| is_named(row)).flat_map(|row| row.cases.clone()).collect();
+    for row in rows.iter_mut().filter(|row| !is_named(row)) {
+        row.cases.retain(|work| [BASE, CLIENT].contains(&&*row.name) && works.contains(work));
+    }
+    rows.retain(|row| names.contains(&row.name) || !row.cases.is_empty());
 }
 
 /// Why a row cannot be measured here.
@@ -139,4 +152,22 @@ pub(crate) fn left_out(row: &Row, plan: &Plan) -> Option<String> {
     let folders = std::env::var_os("PATH").unwrap_or_default();
     let is_installed = |program: &str| std::env::split_paths(&folders).any(|folder| folder.join(program).is_file());
     program.filter(|program| !is_installed(program)).map(|program| format!("{program} is not installed"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_rows_are_compared_with_stays_where_they_are_compared() {
+        let selected = |name: &str| {
+            let mut rows = all(&[]);
+            select(&mut rows, &[name.to_owned()]);
+            rows.into_iter().map(|row| (row.name, row.cases.len())).collect::<Vec<_>>()
+        };
+        let row = |name: &str, cases: usize| (name.to_owned(), cases);
+        assert_eq!(selected("direct"), [row("direct", 3), row("relay", 3)]);
+        assert_eq!(selected("nats"), [row("client", 1), row("nats", 1)]);
+        assert_eq!(selected("idle"), [row("idle", 0)]);
+    }
 }

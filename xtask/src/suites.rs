@@ -156,7 +156,7 @@ pub(crate) const CRATES: &[CrateTests] = &[
     CrateTests { name: "bro-sim", tests_min: 3, is_release: true, needs_bro: false },
     CrateTests::new("bro-fuzz", 8),
     CrateTests::new("bro", 18).with_bro(),
-    CrateTests::new("bro-bench", 8),
+    CrateTests::new("bro-bench", 9),
     // Needs a running Node: its tests are the suite `node`.
     CrateTests::new("bro-node", 0),
     CrateTests::new("xtask", 39),

@@ -91,12 +91,16 @@ fn run_order(client: &Client<ipc::Service, Text, (), Text, ()>, number: &mut u64
     Ok(window.report())
 }
 
-/// With its files in our directory, so that nothing is left of it.
+/// With its files in our directory, and its shared memory under the name of it, so that whoever started this can tidy up.
 fn open(directory: &Path) -> Result<(Node<ipc::Service>, Factory)> {
+    set_log_level(LogLevel::Error);
     let mut config = Config::default();
     let root = directory.join("iceoryx2");
     let root = iceoryx2::prelude::Path::new(root.to_str().context("a path that is no text")?.as_bytes());
     config.global.set_root_path(&root.map_err(|error| anyhow!("not a path for iceoryx2: {error:?}"))?);
+    let prefix = directory.file_name().and_then(|name| name.to_str()).context("a directory without a name")?;
+    config.global.prefix =
+        FileName::new(prefix.as_bytes()).map_err(|error| anyhow!("not a prefix for iceoryx2: {error:?}"))?;
     let node = NodeBuilder::new().config(&config).create::<ipc::Service>();
     let node = node.map_err(|error| anyhow!("no node: {error:?}"))?;
     let service = node
