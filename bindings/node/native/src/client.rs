@@ -192,10 +192,11 @@ impl Client {
                 }
                 continue;
             }
-            self.environment.publish(batch.records());
+            self.environment.publish(&batch);
+            let definitions = self.environment.shapes.borrow_mut().take_definitions();
             if let Some(dispatch) = self.callback(|callbacks| &callbacks.dispatch) {
                 env.with_scope(|| {
-                    if let Some(arguments) = batch.arguments(env) {
+                    if let Some(arguments) = batch.arguments(env, definitions) {
                         env.call_back(&dispatch, &arguments);
                     }
                 });
@@ -219,6 +220,7 @@ impl Client {
     fn collect(self: &Rc<Self>, batch: &mut Batch) {
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
+        let shapes = &mut *self.environment.shapes.borrow_mut();
         while !batch.is_full() {
             if let Some(failed) = state.calls.take_refused() {
                 state.add_refused(failed, batch);
@@ -227,8 +229,8 @@ impl Client {
             state.absorb();
             match state.told.pop_front() {
                 None => break,
-                Some(Told::Event(event)) => state.add_event(event, batch),
-                Some(Told::CallDone(done)) => state.add_call_done(done, batch),
+                Some(Told::Event(event)) => state.add_event(event, batch, shapes),
+                Some(Told::CallDone(done)) => state.add_call_done(done, batch, shapes),
                 Some(Told::Connect(conn)) => self.open(state, conn),
                 Some(Told::Close { conn, unsent }) => self.close(state, conn, unsent),
             }
