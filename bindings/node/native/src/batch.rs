@@ -14,10 +14,12 @@ use bytes::Bytes;
 
 /// Numbers in a record: kind with flags, three that depend on the kind, offset and length of a msgpack value.
 pub(crate) const RECORD_INTS: usize = 6;
-/// Records in one batch; more make another batch. After each batch what JavaScript has queued is written: so few records that the other
-/// side can work on the first answers while later ones are being made, so many that calls of JavaScript and of the kernel do
-/// not count.
-pub(crate) const RECORDS_MAX: usize = 32;
+/// Records in the first batch of a turn; what comes then makes others, each twice as large up to [`RECORDS_MAX`]. After each batch
+/// what JavaScript has queued is written: the first has so few that the other side can work on the first answers while later ones are
+/// being made, the last so many that calls of JavaScript and of the kernel do not count.
+const RECORDS_FIRST: usize = 32;
+/// Records in one batch.
+pub(crate) const RECORDS_MAX: usize = 128;
 /// Text above which another batch is begun, in bytes.
 const TEXT_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Large values in one batch.
@@ -67,6 +69,7 @@ const BINARY_MARK: &[u8] = br#""type":"Buffer""#;
 #[derive(Default)]
 pub(crate) struct Batch {
     records: Vec<[i32; RECORD_INTS]>,
+    records_max: usize,
     text: Vec<u8>,
     bytes: Vec<u8>,
     large: Vec<Large>,
@@ -85,8 +88,13 @@ impl Batch {
         self.records.is_empty()
     }
 
+    /// Begins a turn.
+    pub(crate) fn begin_turn(&mut self) {
+        self.records_max = RECORDS_FIRST;
+    }
+
     pub(crate) fn is_full(&self) -> bool {
-        self.records.len() == RECORDS_MAX
+        self.records.len() >= self.records_max
             || self.text.len() + self.bytes.len() > TEXT_BYTES_MAX
             || self.large.len() >= LARGE_LEN_MAX
             || self.tape.is_nearly_full()
@@ -193,8 +201,9 @@ impl Batch {
         Some([count, text, bytes, large, self.tape.pieces(env)?, definitions])
     }
 
-    /// Forgets what was delivered, and memory beyond the usual.
+    /// Forgets what was delivered, and memory beyond the usual. The next one may be larger.
     pub(crate) fn clear(&mut self) {
+        self.records_max = (2 * self.records_max).min(RECORDS_MAX);
         self.records.clear();
         self.text.clear();
         self.text.shrink_to(TEXT_BYTES_MAX / 8);

@@ -176,6 +176,7 @@ impl Client {
         }
         let env = self.environment.env;
         let mut batch = self.environment.take_batch();
+        batch.begin_turn();
         let mut budget = TURN_BUDGET;
         let is_done = loop {
             if self.is_armed.take()
@@ -226,8 +227,7 @@ impl Client {
                 state.add_refused(failed, batch);
                 continue;
             }
-            state.absorb();
-            match state.told.pop_front() {
+            match state.next_told() {
                 None => break,
                 Some(Told::Event(event)) => state.add_event(event, batch, shapes),
                 Some(Told::CallDone(done)) => state.add_call_done(done, batch, shapes),
@@ -394,8 +394,19 @@ impl State {
     /// Takes the outputs of the session. Must come before the next call is made: it may get the slot of one that has ended, and then the
     /// slot does not lead to the old promise any more.
     pub(crate) fn absorb(&mut self) {
-        while let Some(output) = self.session.poll_output() {
-            let told = match output {
+        while let Some(told) = self.poll_told() {
+            self.told.push_back(told);
+        }
+    }
+
+    /// The next output, of those that were absorbed first.
+    fn next_told(&mut self) -> Option<Told> {
+        if self.told.is_empty() { self.poll_told() } else { self.told.pop_front() }
+    }
+
+    fn poll_told(&mut self) -> Option<Told> {
+        loop {
+            return Some(match self.session.poll_output()? {
                 Output::Event(SessionEvent::CallDone { id, request_id, outcome, origin }) => {
                     let Some(promise) = self.calls.promise(id) else { continue };
                     Told::CallDone(CallDone { promise, request_id, outcome, origin })
@@ -403,8 +414,7 @@ impl State {
                 Output::Event(event) => Told::Event(event),
                 Output::Connect(conn) => Told::Connect(conn),
                 Output::Close { conn, unsent } => Told::Close { conn, unsent },
-            };
-            self.told.push_back(told);
+            });
         }
     }
 
