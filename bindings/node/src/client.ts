@@ -13,7 +13,7 @@ import {
   RecordKind,
 } from "./native";
 import { type ClientOptions, clientOptions, invalid, time } from "./options";
-import { type PendingCall, PendingCalls } from "./pending";
+import { type PendingCall, PendingCalls, Settlers } from "./pending";
 import { CommandQueue } from "./queue";
 import { type Service, serviceOf } from "./service";
 import { canCompile, type TapeReader, tapeReader } from "./tape";
@@ -62,6 +62,7 @@ export class IPCClient extends TypedEmitter<IPCClientEvents> {
   private readonly native: NativeClient;
   private readonly queue: CommandQueue;
   private readonly pending = new PendingCalls();
+  private readonly settlers = new Settlers();
   /** By the number that the native side knows a method by. Numbers are not used again. */
   private readonly handlers: ({ method: string; handler: MethodHandler } | undefined)[] = [];
   private readonly handlerNumbers = new Map<string, number>();
@@ -164,21 +165,20 @@ export class IPCClient extends TypedEmitter<IPCClientEvents> {
     params?: any,
     contextOrOptions?: IPCContext | CallOptions,
   ): Promise<T> {
-    return new Promise<T>((resolve, reject) => {
-      if (!this.connected) {
-        const error = new IPCError("Not connected to Gateway", IPCErrorCode.NOT_CONNECTED, {
-          service: targetService,
-          method,
-        });
-        return reject(error);
-      }
-      const call: PendingCall = { resolve, reject, service: targetService, method, release: undefined };
-      try {
-        this.start(call, params, contextOrOptions);
-      } catch (error) {
-        reject(error);
-      }
-    });
+    const promise = new Promise<T>(this.settlers.take);
+    const { resolve, reject } = this.settlers;
+    if (!this.connected) {
+      const details = { service: targetService, method };
+      reject(new IPCError("Not connected to Gateway", IPCErrorCode.NOT_CONNECTED, details));
+      return promise;
+    }
+    const call: PendingCall = { resolve, reject, service: targetService, method, release: undefined };
+    try {
+      this.start(call, params, contextOrOptions);
+    } catch (error) {
+      reject(error as Error);
+    }
+    return promise;
   }
 
   /**

@@ -5,7 +5,7 @@
 //! `../src/native.ts` is the other end.
 
 use crate::node::{Env, Value};
-use crate::shapes::Shapes;
+use crate::shapes::{CONTEXT_START, START, Shapes};
 use crate::tape::Tape;
 use crate::unfold::{Unfolded, unfold};
 use bro_proto::v1::Encoding;
@@ -114,7 +114,7 @@ impl Batch {
 
     /// The context of the present record, as JSON.
     pub(crate) fn context(&mut self, json: &[u8], shapes: &mut Shapes) {
-        if shapes.are_used && unfold(json, shapes, &mut self.tape) == Unfolded::Done {
+        if shapes.are_used && unfold(json, CONTEXT_START, shapes, &mut self.tape) == Unfolded::Done {
             self.records.last_mut().expect("a record was begun")[0] |= TAPE_CONTEXT;
         } else {
             self.element(|text| text.extend_from_slice(json));
@@ -159,7 +159,7 @@ impl Batch {
             self.untried = self.untried.saturating_sub(1);
             return false;
         }
-        match unfold(json, shapes, &mut self.tape) {
+        match unfold(json, START, shapes, &mut self.tape) {
             Unfolded::Done => {
                 self.untried_next = 0;
                 true

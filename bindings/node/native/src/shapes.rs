@@ -45,6 +45,8 @@ pub(crate) struct Shapes {
 pub(crate) type At = usize;
 /// The first place of objects that stand in no other.
 pub(crate) const START: At = 0;
+/// The first place of contexts, which come in turn with other objects.
+pub(crate) const CONTEXT_START: At = 1;
 
 struct Place {
     /// `"key":` of the last key; empty at a first place.
@@ -73,7 +75,7 @@ impl Default for Shapes {
         Shapes {
             list: Vec::new(),
             by_text: HashMap::new(),
-            places: vec![Place::new(Box::default(), START)],
+            places: first_places(),
             undefined: Vec::new(),
             are_used: false,
         }
@@ -139,7 +141,7 @@ impl Shapes {
     /// Forgets keys when there are too many. Places are not valid any more.
     pub(crate) fn tidy(&mut self) {
         if self.places.len() >= PLACES_MAX {
-            self.places = vec![Place::new(Box::default(), START)];
+            self.places = first_places();
         }
     }
 
@@ -261,6 +263,11 @@ impl Place {
     fn new(fragment: Box<[u8]>, before: At) -> Self {
         Place { fragment, before, followers: Vec::new(), latest: START, inner: START, shape: Found::Seen(0) }
     }
+}
+
+/// `START` and `CONTEXT_START`.
+fn first_places() -> Vec<Place> {
+    [START, CONTEXT_START].map(|_| Place::new(Box::default(), START)).into()
 }
 
 fn ranges(ends: &[usize]) -> impl Iterator<Item = Range<usize>> + '_ {

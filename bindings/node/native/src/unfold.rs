@@ -17,13 +17,13 @@ pub(crate) enum Unfolded {
     Unusual,
 }
 
-/// Appends a value to the tape, or leaves it as it was.
-pub(crate) fn unfold(json: &[u8], shapes: &mut Shapes, tape: &mut Tape) -> Unfolded {
+/// Appends a value to the tape, or leaves it as it was. `first` is the first place of objects like this one.
+pub(crate) fn unfold(json: &[u8], first: At, shapes: &mut Shapes, tape: &mut Tape) -> Unfolded {
     let Some(content) = Content::of(json) else { return Unfolded::Unusual };
     let mark = tape.mark();
     shapes.tidy();
     let mut reader = Reader { json, at: 0, content, shapes, tape, may_be_binary: false };
-    let mut outcome = reader.value(0, START);
+    let mut outcome = reader.value(0, first);
     if outcome.is_ok() && reader.at < json.len() {
         outcome = Err(Unfolded::Unusual);
     }
