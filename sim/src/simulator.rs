@@ -560,6 +560,7 @@ fn random_config(rng: &mut Rng) -> RouterConfig {
     RouterConfig {
         speaks_v2: true,
         lanes: bro_router::LanePolicy::Auto,
+        lane_calls_min: 256,
         heartbeat_interval_ms: 2000,
         call_timeout_ms: 1500,
         register_timeout_ms: 1000,

@@ -37,6 +37,9 @@ pub struct RouterConfig {
     pub speaks_v2: bool,
     /// Which pairs of peers are offered lanes. [`LanePolicy::Auto`] by default.
     pub lanes: LanePolicy,
+    /// Calls from one peer to another within [`limits::LANE_BUSY_WINDOW_MS`] that bring them a lane with [`LanePolicy::Auto`]. Default
+    /// [`limits::LANE_BUSY_CALLS`].
+    pub lane_calls_min: u32,
 }
 
 impl Default for RouterConfig {
@@ -57,6 +60,7 @@ impl Default for RouterConfig {
             queue_bytes_max: limits::QUEUE_BYTES_MAX,
             speaks_v2: true,
             lanes: LanePolicy::Auto,
+            lane_calls_min: limits::LANE_BUSY_CALLS,
         }
     }
 }

@@ -10,9 +10,7 @@ use crate::peers::NIL;
 use crate::router::Router;
 use crate::timers::Timer;
 use bro_proto::Now;
-use bro_proto::limits::{
-    LANE_BUSY_CALLS, LANE_BUSY_WINDOW_MS, LANE_OPEN_TIMEOUT_MS, LANE_RETRY_MS, LANES_MAX, LANES_PER_PEER_MAX,
-};
+use bro_proto::limits::{LANE_BUSY_WINDOW_MS, LANE_OPEN_TIMEOUT_MS, LANE_RETRY_MS, LANES_MAX, LANES_PER_PEER_MAX};
 use bro_proto::timer::TimerId;
 use bro_proto::v2::lane::{CloseLane, LaneStats, write_offer};
 use bro_proto::v2::{FrameKind, encode};
@@ -169,7 +167,7 @@ impl Router {
     pub(crate) fn count_for_lane(&mut self, caller: u32, callee: u32, now: Now, out: &mut impl Outbox) {
         let calls_min = match self.config.lanes {
             LanePolicy::Off => return,
-            LanePolicy::Auto => LANE_BUSY_CALLS,
+            LanePolicy::Auto => self.config.lane_calls_min.max(1),
             LanePolicy::Always => 1,
         };
         if self.is_watched() {

@@ -41,6 +41,7 @@ struct LimitsFile {
     queue_pause_bytes: Option<usize>,
     queue_calls_bytes_max: Option<usize>,
     queue_bytes_max: Option<usize>,
+    lane_calls_min: Option<u32>,
 }
 
 pub fn run(args: GatewayArgs) -> Result<(), Failure> {
@@ -133,6 +134,7 @@ fn merge(args: GatewayArgs, file: ConfigFile, debug: bool) -> Result<GatewayConf
     keep(&mut router.queue_calls_bytes_max, limits.queue_calls_bytes_max);
     keep(&mut router.queue_bytes_max, limits.queue_bytes_max);
     router.depth_max = limits.depth_max.unwrap_or(router.depth_max);
+    router.lane_calls_min = limits.lane_calls_min.unwrap_or(router.lane_calls_min);
     router.check().map_err(|error| Failure::Usage(format!("limits: {error}")))?;
     Ok(config)
 }
