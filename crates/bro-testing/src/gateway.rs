@@ -26,6 +26,8 @@ pub struct GatewayOptions {
     pub timeout_ms: Option<u64>,
     /// `--mode`, the permission bits of the socket.
     pub mode: Option<u32>,
+    /// `--lanes`: `off`, `auto` or `always`.
+    pub lanes: Option<String>,
     /// `--debug`.
     pub debug: bool,
 }
@@ -55,6 +57,9 @@ impl GatewayOptions {
         }
         if let Some(mode) = self.mode {
             command.arg("--mode").arg(format!("{mode:o}"));
+        }
+        if let Some(lanes) = &self.lanes {
+            command.arg("--lanes").arg(lanes);
         }
         if self.debug {
             command.arg("--debug");

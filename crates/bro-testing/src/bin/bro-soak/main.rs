@@ -53,6 +53,9 @@ struct SoakArgs {
     /// How much more memory the idle gateway may have at the end than after a warm-up, in KiB
     #[arg(long, default_value_t = 4096)]
     memory_slack_kib: u64,
+    /// Which pairs the gateway gives lanes: off, auto or always
+    #[arg(long, default_value = "auto")]
+    lanes: String,
 }
 
 #[derive(Subcommand, Debug)]

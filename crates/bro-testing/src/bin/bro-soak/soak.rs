@@ -5,6 +5,7 @@ use crate::plan::callee_name;
 use crate::report::Report;
 use crate::worker::{Role, Spec, Worker};
 use bro_proto::rng::Rng;
+use bro_testing::gateway::GatewayOptions;
 use bro_testing::gateway::wait_until;
 use bro_testing::{Encoding, TempGateway, V1Peer};
 use serde_json::json;
@@ -58,7 +59,7 @@ struct Soak<'a> {
 pub(crate) fn run(args: &SoakArgs, seed: u64) -> bool {
     println!("bro-soak: {} kills, seed {seed}", args.rounds);
     let begun = Instant::now();
-    let gateway = TempGateway::start();
+    let gateway = GatewayOptions { lanes: Some(args.lanes.clone()), ..GatewayOptions::default() }.start();
     let mut soak = Soak {
         args,
         rng: Rng::new(seed),
@@ -251,6 +252,14 @@ impl Soak<'_> {
         let status = observer.call("bro.gateway", "status", json!({}))["data"].take();
         if status["services"] != json!(["observer"]) {
             self.faults.push(format!("services are left: {}", status["services"]));
+        }
+        let opened = &status["counters"]["lanesOpened"];
+        println!("lanes opened by the last gateway: {opened}");
+        if self.args.lanes == "always" && opened.as_u64().unwrap_or(0) == 0 {
+            self.faults.push("no lane was opened".to_owned());
+        }
+        if status["lanes"] != json!(0) {
+            self.faults.push(format!("lanes are left: {}", status["lanes"]));
         }
         if status["inFlight"] != json!(0) {
             self.faults.push(format!("calls are left in flight: {}", status["inFlight"]));
