@@ -256,8 +256,8 @@ impl Router {
             out.extend_from_slice(format!(",\"{name}\":{number}").as_bytes());
         }
         let rest = format!(
-            ",\"connectedAt\":{},\"lastHeartbeat\":{},\"queuedBytes\":{},\"inFlight\":{}}}",
-            view.connected_at_ms, view.last_heartbeat_ms, view.queued_bytes, view.in_flight
+            ",\"protocol\":{},\"lanes\":{},\"connectedAt\":{},\"lastHeartbeat\":{},\"queuedBytes\":{},\"inFlight\":{}}}",
+            view.protocol, view.lanes, view.connected_at_ms, view.last_heartbeat_ms, view.queued_bytes, view.in_flight
         );
         out.extend_from_slice(rest.as_bytes());
     }
@@ -278,7 +278,10 @@ impl Router {
     fn instance_view(&self, slot: u32) -> InstanceView {
         let peer = &self.peers[slot];
         debug_assert_ne!(peer.service, NIL);
+        let v2 = peer.v2.as_ref();
         InstanceView {
+            protocol: if v2.is_some() { 2 } else { 1 },
+            lanes: v2.map_or(0, |state| state.lanes.len()),
             peer: self.peers.id(slot),
             pid: peer.identity.pid,
             uid: peer.identity.uid,

@@ -27,6 +27,10 @@ pub struct ServiceView {
 pub struct InstanceView {
     /// The connection.
     pub peer: PeerId,
+    /// The version of the protocol that the connection speaks: 1 or 2.
+    pub protocol: u8,
+    /// Its lanes to other peers.
+    pub lanes: usize,
     /// Process id by peer credentials, where known.
     pub pid: Option<u32>,
     /// User id by peer credentials, where known.

@@ -24,6 +24,10 @@ fn status_and_services_tell_what_is_there() {
     let services = gateway.ask(order, "services", json!({}))["data"]["services"].clone();
     assert_eq!((&services[1]["name"], &services[1]["methods"]), (&json!("user"), &json!(["get"])));
     assert_eq!(services[1]["instances"][0]["encoding"], "msgpack");
+    assert_eq!(
+        (&services[1]["instances"][0]["protocol"], &services[1]["instances"][0]["lanes"]),
+        (&json!(1), &json!(0))
+    );
     assert_eq!((&services[1]["instances"][0]["pid"], &services[1]["metadata"]), (&json!(7), &json!({})));
     let one = gateway.ask(order, "service", json!({"name": "user"}))["data"].clone();
     assert_eq!(one, services[1]);
