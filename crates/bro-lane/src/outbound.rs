@@ -157,7 +157,7 @@ impl Outbound {
         let Some(room) = self.room_for(len) else { return Ok(false) };
         let arena_is_full = room.arena > self.arena_free();
         let need = if arena_is_full { NEED_ARENA } else { NEED_RING };
-        self.shared.control().flags.need_space.store(need, Ordering::Relaxed);
+        self.shared.control().flags.need_space.swap(need, Ordering::Relaxed);
         self.is_waiting = true;
         fence(Ordering::SeqCst);
         self.refresh()?;
@@ -207,7 +207,7 @@ impl Outbound {
     }
 
     fn withdraw(&mut self) {
-        self.shared.control().flags.need_space.store(0, Ordering::Relaxed);
+        self.shared.control().flags.need_space.swap(0, Ordering::Relaxed);
         self.is_waiting = false;
     }
 

@@ -141,12 +141,12 @@ fn a_batch_becomes_visible_at_once_or_when_it_is_full() {
 
 #[test]
 fn a_producer_that_waits_for_room_in_the_arena_is_woken() {
-    run(3, 1, |_| true, true);
+    run(2, 1, |_| true, true);
 }
 
 #[test]
 fn small_and_large_records_keep_their_order() {
-    run(4, 2, |index| index.is_multiple_of(2), true);
+    run(3, 2, |index| index.is_multiple_of(2), true);
 }
 
 /// The canary: a consumer that sleeps without looking again is caught.
