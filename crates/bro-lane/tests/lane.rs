@@ -93,6 +93,19 @@ fn a_sleeper_is_woken_once_and_nobody_else_ever() {
     assert_eq!(near.counters().wakeups_sent, 1);
 }
 
+/// Records that are shown before the flush left it unsaid: such lanes never spun.
+#[test]
+fn every_flush_says_on_which_cpu_this_side_runs() {
+    for len in [0, 300, 3000, 8000, 20_000] {
+        let (mut near, mut far) = pair(LaneConfig::default());
+        assert_eq!(far.peer_cpu(), None);
+        near.push(&[&bytes(1, len)]).unwrap();
+        near.flush().unwrap();
+        assert_eq!(pop(&mut far).len(), len);
+        assert!(far.peer_cpu().is_some(), "{len} bytes");
+    }
+}
+
 #[test]
 fn what_was_pushed_is_flushed_before_sleeping() {
     let (mut near, mut far) = pair(SMALL);
