@@ -152,6 +152,19 @@ impl Run {
                 report.show(&output);
                 report.add("doctests", suite.name, &Tally::read(&output), end.failure());
             }
+            Work::Loom => {
+                let mut command = self.cargo();
+                command.args(["test", "--release", "--package", "bro-lane", "--test", "loom"]);
+                // A folder of its own: other flags would compile everything again, here and the next time there.
+                command
+                    .env("RUSTFLAGS", "--cfg loom")
+                    .env("CARGO_TARGET_DIR", self.workspace.target_directory.join("loom"));
+                let (end, output) = self.watched(suite.name, &mut command, watchdog)?;
+                report.add("bro-lane", suite.name, &Tally::read(&output), end.failure());
+                if report.failed > 0 {
+                    report.show(&output);
+                }
+            }
             Work::Program { binary, arguments, expected } => {
                 self.build_alone(binary)?;
                 let mut command = outside_of_cargo(&self.program(binary));

@@ -131,7 +131,7 @@ impl Inbound {
     /// Before sleeping: announces it, gives back all room, and looks once more.
     pub fn arm(&mut self) -> Result<Armed, Violation> {
         self.store_heads();
-        self.shared.control().flags.need_wake.store(1, Ordering::Relaxed);
+        self.shared.control().flags.need_wake.swap(1, Ordering::Relaxed);
         fence(Ordering::SeqCst);
         let ring_producer = self.is_room_awaited();
         self.refresh()?;
@@ -144,7 +144,7 @@ impl Inbound {
 
     /// Awake again.
     pub fn disarm(&mut self) {
-        self.shared.control().flags.need_wake.store(0, Ordering::Relaxed);
+        self.shared.control().flags.need_wake.swap(0, Ordering::Relaxed);
     }
 
     /// Whether there is something to read, without checking anything: [`Inbound::pop`] does.

@@ -25,6 +25,8 @@ pub struct Outbound {
     published: u64,
     /// Something was published since the last look at whether the consumer sleeps.
     owes_look: bool,
+    /// Where the consumer believes that this side runs.
+    cpu: Option<u32>,
     /// The consumer's position as last read and checked.
     head_seen: u64,
     /// Where the next large record goes. Invariant: `arena_head_seen` <= `arena_tail` <= `arena_head_seen` + arena size.
@@ -67,6 +69,7 @@ impl Outbound {
             tail: 0,
             published: 0,
             owes_look: false,
+            cpu: None,
             head_seen: 0,
             arena_tail: 0,
             arena_head_seen: 0,
@@ -134,14 +137,16 @@ impl Outbound {
     ///
     /// `cpu` is the one that the caller runs on.
     pub fn publish(&mut self, cpu: Option<u32>) -> bool {
-        if self.tail != self.published {
-            if let Some(cpu) = cpu {
-                self.shared.control().producer.cpu.store(cpu.wrapping_add(1), Ordering::Relaxed);
-            }
-            self.show();
-        }
-        if !self.owes_look {
+        if self.tail == self.published && !self.owes_look {
             return false;
+        }
+        if self.cpu != cpu {
+            self.cpu = cpu;
+            let word = cpu.map_or(0, |cpu| cpu.wrapping_add(1));
+            self.shared.control().producer.cpu.store(word, Ordering::Relaxed);
+        }
+        if self.tail != self.published {
+            self.show();
         }
         self.owes_look = false;
         fence(Ordering::SeqCst);
@@ -157,7 +162,7 @@ impl Outbound {
         let Some(room) = self.room_for(len) else { return Ok(false) };
         let arena_is_full = room.arena > self.arena_free();
         let need = if arena_is_full { NEED_ARENA } else { NEED_RING };
-        self.shared.control().flags.need_space.store(need, Ordering::Relaxed);
+        self.shared.control().flags.need_space.swap(need, Ordering::Relaxed);
         self.is_waiting = true;
         fence(Ordering::SeqCst);
         self.refresh()?;
@@ -207,7 +212,7 @@ impl Outbound {
     }
 
     fn withdraw(&mut self) {
-        self.shared.control().flags.need_space.store(0, Ordering::Relaxed);
+        self.shared.control().flags.need_space.swap(0, Ordering::Relaxed);
         self.is_waiting = false;
     }
 

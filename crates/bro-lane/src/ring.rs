@@ -8,7 +8,8 @@
 //!
 //! Sleeping is the pattern of Dekker, twice. The consumer sets `need_wake`, the producer publishes `tail`; each then has a fence and
 //! looks at the other's word, so that at least one of them sees the other. The producer sets `need_space`, the consumer
-//! publishes `head`; the same. Whoever exchanges a flag from set to 0 owes the other side a ring of its bell.
+//! publishes `head`; the same. Whoever exchanges a flag from set to 0 owes the other side a ring of its bell. Every change of a flag is
+//! an exchange, never a plain store: so all changes have one order, and loom, which would otherwise suppose others, can follow it.
 
 pub use crate::inbound::Inbound;
 pub use crate::outbound::{Begun, Outbound};

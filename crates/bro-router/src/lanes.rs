@@ -191,7 +191,9 @@ impl Router {
         let is_full =
             self.lanes.len() >= LANES_MAX || own.len() >= LANES_PER_PEER_MAX || theirs.len() >= LANES_PER_PEER_MAX;
         let is_own = self.peers[caller].service == self.peers[callee].service;
-        if !takes_lanes || has_one || is_full || is_own || self.is_watched() || self.is_draining() {
+        // One end can make the other wait in a system call, see docs/lanes.md: only those who could stop each other anyway.
+        let is_same_user = self.peers[caller].identity.uid == self.peers[callee].identity.uid;
+        if !takes_lanes || has_one || is_full || is_own || !is_same_user || self.is_watched() || self.is_draining() {
             return;
         }
         let number = self.fresh_lane_number();

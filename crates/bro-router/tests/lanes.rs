@@ -8,7 +8,7 @@ use bro_proto::limits::{
 use bro_proto::v2::encode::{self, CallHead};
 use bro_proto::v2::lane::{CloseLane, LaneStats, Offer};
 use bro_proto::v2::{self, Codec, Frame, FrameKind};
-use bro_router::{EventMask, LaneOffer, LanePolicy, PeerId, RouterConfig};
+use bro_router::{EventMask, LaneOffer, LanePolicy, PeerId, PeerIdentity, RouterConfig};
 use serde_json::json;
 use support::Gateway;
 
@@ -22,7 +22,11 @@ fn gateway(lanes: LanePolicy) -> Gateway {
 impl Gateway {
     /// A peer that takes lanes, with a route to `to`.
     fn lane_peer(&mut self, name: &str, to: &str) -> PeerId {
-        let peer = self.connect();
+        self.lane_peer_of(8, name, to)
+    }
+
+    fn lane_peer_of(&mut self, uid: u32, name: &str, to: &str) -> PeerId {
+        let peer = self.connect_as(PeerIdentity { pid: Some(7), uid: Some(uid), gid: None });
         let metadata = json!({"bro": {"v": 2, "lanes": true}});
         self.send_json(peer, &json!({"type": "REGISTER", "serviceName": name, "methods": [], "metadata": metadata}));
         self.take_frames(peer);
@@ -142,6 +146,12 @@ fn the_policy_decides() {
         gateway.call_often(order, user, 3);
         assert_eq!(gateway.orders.offers.len(), offers, "{policy:?}");
     }
+    // Not to processes of different users.
+    let mut strangers = gateway(LanePolicy::Always);
+    let user = strangers.lane_peer_of(1, "user", "order");
+    let order = strangers.lane_peer_of(2, "order", "user");
+    strangers.call_often(order, user, 3);
+    assert!(strangers.orders.offers.is_empty());
     // Not to those that did not ask for it.
     let mut gateway = gateway(LanePolicy::Always);
     let user = gateway.service_v2("user", &["order"]);
