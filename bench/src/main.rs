@@ -1,13 +1,16 @@
 //! Measurements of ipc-bro. `cargo run --release -p bro-bench -- idle --services 10000`
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command that prints what it measured")]
 
+mod floor_futex;
 mod idle;
+mod lane;
 
 use std::env;
 use std::process::ExitCode;
 
 const USAGE: &str = "\
-usage: bro-bench idle [--services N]    memory of a gateway per connected idle service (default 10000)";
+usage: bro-bench idle [--services N]    memory of a gateway per connected idle service (default 10000)
+       bro-bench lane [--rounds N] [--ms N] [--json] [ROW...]    direct lanes beside a futex and a socket pair";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -18,6 +21,7 @@ fn main() -> ExitCode {
             Ok(count @ 1..) => idle::measure(count),
             _ => return usage(),
         },
+        ["lane", ref rest @ ..] => lane::run(rest),
         [idle::GATEWAY_ARGUMENT, socket] => idle::run_gateway(socket),
         _ => return usage(),
     };

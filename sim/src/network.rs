@@ -3,7 +3,7 @@
 use crate::traffic::Planned;
 use bro_proto::frame::Deframer;
 use bro_proto::v1::Encoding;
-use bro_router::{CloseReason, Event, EventMask, Outbox, Part, PeerId, PeerIdentity};
+use bro_router::{CloseReason, Event, EventMask, LaneOffer, Outbox, Part, PeerId, PeerIdentity};
 use serde_json::Value;
 use std::collections::VecDeque;
 
@@ -24,6 +24,7 @@ pub(crate) struct Orders {
     /// Where the inbound frame lies, to check what the router claims to be part of it.
     pub(crate) inbound: Option<(usize, usize)>,
     pub(crate) is_stray_part: bool,
+    pub(crate) offers: Vec<LaneOffer>,
 }
 
 impl Outbox for Orders {
@@ -49,6 +50,10 @@ impl Outbox for Orders {
 
     fn resume(&mut self, peer: PeerId) {
         self.list.push(Order::Resume(peer));
+    }
+
+    fn offer_lane(&mut self, offer: LaneOffer) {
+        self.offers.push(offer);
     }
 
     fn event(&mut self, event: Event<'_>) {

@@ -559,6 +559,7 @@ fn random_config(rng: &mut Rng) -> RouterConfig {
     let frame_bytes_max = 2048 << rng.below(2);
     RouterConfig {
         speaks_v2: true,
+        lanes: bro_router::LanePolicy::Auto,
         heartbeat_interval_ms: 2000,
         call_timeout_ms: 1500,
         register_timeout_ms: 1000,

@@ -141,6 +141,7 @@ pub(crate) const CRATES: &[CrateTests] = &[
     CrateTests::new("bro-proto", 60),
     CrateTests::new("bro-router", 50),
     CrateTests::new("bro-session", 58),
+    CrateTests::new("bro-lane", 6),
     CrateTests::new("bro-gateway", 56),
     CrateTests::new("ipc-bro", 60),
     CrateTests::new("bro-testing", 72).with_bro(),

@@ -1,6 +1,6 @@
 //! Every subcommand and flag, defined once.
 
-use clap::{Args, Parser, Subcommand, ValueHint};
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -72,6 +72,9 @@ pub struct GatewayArgs {
     /// How long calls in flight may go on when the gateway is told to stop [default: 5s]
     #[arg(long, value_parser = parse_duration)]
     pub drain_timeout: Option<Duration>,
+    /// Which pairs of services may call each other directly, past the gateway [default: auto]
+    #[arg(long, value_enum)]
+    pub lanes: Option<Lanes>,
     /// Tell every routed call on stderr
     #[arg(long)]
     pub debug: bool,
@@ -81,6 +84,29 @@ pub struct GatewayArgs {
     /// Stop when standard input is closed, so that the gateway does not outlive who started it
     #[arg(long)]
     pub stop_with_stdin: bool,
+}
+
+/// Which pairs of services get a lane.
+#[derive(ValueEnum, serde::Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Lanes {
+    /// None: every call goes through the gateway
+    Off,
+    /// Those that call each other much
+    Auto,
+    /// Every pair that calls each other at all
+    Always,
+}
+
+impl Lanes {
+    /// As the gateway has it.
+    pub fn policy(self) -> bro_gateway::LanePolicy {
+        match self {
+            Lanes::Off => bro_gateway::LanePolicy::Off,
+            Lanes::Auto => bro_gateway::LanePolicy::Auto,
+            Lanes::Always => bro_gateway::LanePolicy::Always,
+        }
+    }
 }
 
 #[derive(Args, Debug)]

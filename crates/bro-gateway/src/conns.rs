@@ -4,9 +4,9 @@ use crate::inbox::Arrived;
 use crate::journal::Journal;
 use crate::outgoing::{Outgoing, Pending};
 use bro_proto::frame::Deframer;
-use bro_router::{CloseReason, Event, Outbox, Part, PeerId};
+use bro_router::{CloseReason, Event, LaneOffer, Outbox, Part, PeerId};
 use rustix::event::epoll::{self, EventData, EventFlags};
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io;
 
 /// One connection. Small, since thousands of them do nothing most of the time.
@@ -59,6 +59,8 @@ pub(crate) struct Conns {
     closed: Vec<Closed>,
     /// Closed, and what was noted has been tried once.
     finished: Vec<Closed>,
+    /// Lanes to be made at the end of this wakeup.
+    offers: Vec<LaneOffer>,
 }
 
 /// What the event loop knows a connection by.
@@ -84,6 +86,7 @@ impl Conns {
             broken: Vec::new(),
             closed: Vec::new(),
             finished: Vec::new(),
+            offers: Vec::new(),
         }
     }
 
@@ -226,6 +229,17 @@ impl Conns {
         std::mem::take(&mut self.finished)
     }
 
+    pub(crate) fn take_offers(&mut self) -> Vec<LaneOffer> {
+        std::mem::take(&mut self.offers)
+    }
+
+    /// The socket of a connection to which nothing is left to be written.
+    pub(crate) fn idle_socket(&self, peer: PeerId) -> Option<BorrowedFd<'_>> {
+        let conn = self.slots.get(peer.slot as usize)?.as_ref().filter(|conn| conn.generation == peer.generation)?;
+        let is_idle = !conn.outgoing.is_pending() && !conn.flags.is_blocked && !conn.flags.is_broken;
+        is_idle.then(|| conn.socket.as_fd())
+    }
+
     /// A connection that never became one: told why, and closed like the others.
     pub(crate) fn reject(&mut self, socket: OwnedFd, frame: &[u8]) {
         let mut outgoing = Outgoing::new();
@@ -284,6 +298,10 @@ impl Outbox for Conns {
 
     fn resume(&mut self, peer: PeerId) {
         self.set_paused(peer, false);
+    }
+
+    fn offer_lane(&mut self, offer: LaneOffer) {
+        self.offers.push(offer);
     }
 
     fn event(&mut self, event: Event<'_>) {

@@ -10,6 +10,7 @@ use crate::event::GatewayEvent;
 use crate::gateway::{Command, Shared, Status};
 use crate::inbox::{Arrived, Buffers, DIRECT_READ_BYTES_MIN, Place, read_budget};
 use crate::journal::Journal;
+use crate::lanes::hand_out;
 use crate::linger::{Lingering, cut_off};
 use crate::socket_file::SocketFile;
 use bro_proto::frame::CutPlace;
@@ -143,6 +144,7 @@ impl Driver {
             self.handle_timers();
             self.accept();
             self.flush();
+            self.hand_out_lanes();
             self.read_broken();
             self.finish_closed();
             self.lingering.handle_time(self.now.mono_us);
@@ -348,6 +350,14 @@ impl Driver {
         report_written(&mut self.router, &mut self.conns, self.now);
     }
 
+    fn hand_out_lanes(&mut self) {
+        for offer in self.conns.take_offers() {
+            if !hand_out(&mut self.conns, &offer) {
+                self.router.handle_offer_failed(offer.number, self.now, &mut self.conns);
+            }
+        }
+    }
+
     /// Connections that the router closed: what was queued has been tried once.
     fn finish_closed(&mut self) {
         for closed in self.conns.take_finished() {
@@ -446,6 +456,8 @@ impl Driver {
     fn set_events(&mut self, mask: EventMask) {
         self.conns.journal.set_wanted(mask);
         self.router.set_events(self.conns.journal.mask());
+        // Lanes go at once when single calls are watched from now on.
+        self.router.handle_time(self.now, &mut self.conns);
     }
 
     fn carry_out(&mut self, commands: Vec<Command>) {
@@ -483,6 +495,7 @@ impl Driver {
             services,
             peers: self.router.peers_len(),
             in_flight: self.router.in_flight_len(),
+            lanes: self.router.lanes_len(),
             queued_bytes: self.router.charged_bytes(),
             counters: *self.router.counters(),
         }

@@ -48,6 +48,8 @@ pub struct Status {
     pub peers: usize,
     /// Calls in flight.
     pub in_flight: usize,
+    /// Lanes between two peers, in use or about to be.
+    pub lanes: usize,
     /// Bytes that peers have not taken yet.
     pub queued_bytes: usize,
     /// Totals since the start.

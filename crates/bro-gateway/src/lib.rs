@@ -16,6 +16,7 @@
 //! | `socket_file` | whose the file in the file system is: live, stale, ours |
 //! | `driver` | the thread: wait, read, route, write |
 //! | `conns`, `outgoing`, `inbox` | connections, bytes going out, bytes coming in |
+//! | `lanes` | making lanes, and handing them to two peers |
 //! | `linger` | closing without losing the last bytes |
 //! | `journal` | what is logged, and what is handed to the embedding program |
 //!
@@ -31,11 +32,14 @@ mod event;
 mod gateway;
 mod inbox;
 mod journal;
+mod lanes;
 mod linger;
 mod outgoing;
 mod socket_file;
 
-pub use bro_router::{CloseReason, ConfigError, Counters, EventMask, InstanceView, PeerId, RouterConfig, ServiceView};
+pub use bro_router::{
+    CloseReason, ConfigError, Counters, EventMask, InstanceView, LanePolicy, PeerId, RouterConfig, ServiceView,
+};
 pub use config::{DEFAULT_SOCKET_PATH, GatewayConfig};
 pub use error::{StartError, StopReason, Stopped};
 pub use event::GatewayEvent;

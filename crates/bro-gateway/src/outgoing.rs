@@ -151,6 +151,11 @@ impl Outgoing {
         self.queue.is_some()
     }
 
+    /// Whether anything is to be written.
+    pub(crate) fn is_pending(&self) -> bool {
+        self.queue.is_some() || self.head != NIL
+    }
+
     /// Forgets everything.
     pub(crate) fn clear(&mut self) {
         *self = Self::new();

@@ -263,12 +263,12 @@ mod tests {
                 let mut chunk = stream[start..end].to_vec();
                 let mut at = 0;
                 while let Some(place) = deframer.next_place(&chunk, &mut at, 1000).unwrap() {
-                    let mut assembled = Vec::new();
+                    let mut assembled;
                     let frame = match place {
                         CutPlace::Whole(range) => &mut chunk[range],
                         CutPlace::Assembled(frame) => {
                             assembled = frame;
-                            &mut assembled
+                            &mut assembled[..]
                         }
                     };
                     frame[FRAME_PREFIX_BYTES..].fill(2);

@@ -77,6 +77,18 @@ pub const ROUTES_PER_PEER_MAX: usize = 1024;
 pub const NAMES_PER_PEER_MAX: usize = 4096;
 /// Bytes of the context sections of all calls in flight; beyond, calls that need one are refused.
 pub const SECTIONS_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Most lanes that one gateway has given out.
+pub const LANES_MAX: usize = 1024;
+/// Most lanes of one connection.
+pub const LANES_PER_PEER_MAX: usize = 64;
+/// Calls from one peer to another within [`LANE_BUSY_WINDOW_MS`] that make the gateway offer them a lane.
+pub const LANE_BUSY_CALLS: u32 = 256;
+/// Window in which these calls are counted, in milliseconds.
+pub const LANE_BUSY_WINDOW_MS: u64 = 1_000;
+/// How long peers have for opening a lane that they were offered, in milliseconds.
+pub const LANE_OPEN_TIMEOUT_MS: u64 = 10_000;
+/// How long a pair that was offered a lane is not offered another, in milliseconds.
+pub const LANE_RETRY_MS: u64 = 5_000;
 /// Most calls that a client works on at once for others; further ones are answered `OVERLOADED`.
 pub const REQUESTS_MAX: usize = 65_536;
 /// Outbound bytes of a peer, CALLs not counted, above which the gateway stops reading from it until it has taken half of them.
@@ -139,6 +151,35 @@ pub const COMMANDS_MAX: usize = 256;
 /// Most warnings that a gateway logs at once; afterwards one a second, with the number of those left out.
 pub const WARNINGS_LOGGED_MAX: u64 = 20;
 
+/// Default bytes of a lane's ring, one for each direction. Both rings stay in a core's cache.
+pub const LANE_RING_BYTES: usize = 128 * 1024;
+/// Smallest ring of a lane, in bytes: a page.
+pub const LANE_RING_BYTES_MIN: usize = 4096;
+/// Largest ring of a lane, in bytes.
+pub const LANE_RING_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Default bytes of a lane's arena, one for each direction, through which large records go. Its pages take memory once used.
+pub const LANE_ARENA_BYTES: usize = 4 * 1024 * 1024;
+/// Smallest arena of a lane, in bytes.
+pub const LANE_ARENA_BYTES_MIN: usize = 64 * 1024;
+/// Largest arena of a lane, in bytes.
+pub const LANE_ARENA_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Largest record that goes through a lane's ring, in bytes; larger ones go through its arena.
+pub const LANE_INLINE_BYTES_MAX: usize = 8 * 1024;
+/// Largest record of any lane, in bytes. A record must also fit the arena; larger frames go through the gateway.
+pub const LANE_RECORD_BYTES_MAX: usize = FRAME_BYTES_MAX;
+/// Default time that one wait on a lane may spin before it sleeps, in microseconds.
+pub const LANE_SPIN_US: u64 = 20;
+/// Longest time that one wait on a lane may spin, in microseconds.
+pub const LANE_SPIN_US_MAX: u64 = 1_000;
+/// Spins that were won in a row count at most this many times: so many lost ones in a row end the spinning.
+pub const LANE_SPIN_TRUST_MAX: u32 = 8;
+/// Most waits that sleep at once, between two that try whether spinning pays off again.
+pub const LANE_SPIN_SKIPS_MAX: u32 = 256;
+/// How long nobody spins after others wanted the CPU, in milliseconds; it doubles while they still do.
+pub const LANE_SPIN_HOLD_MS: u64 = 10;
+/// Longest time without spinning after others wanted the CPU, in milliseconds.
+pub const LANE_SPIN_HOLD_MAX_MS: u64 = 1_000;
+
 /// Service names with this prefix belong to the gateway; nobody else may register one.
 pub const RESERVED_PREFIX: &str = "bro.";
 /// The service that answers introspection calls.
@@ -154,4 +195,11 @@ const _: () = {
     assert!(QUEUE_PAUSE_BYTES < QUEUE_CALLS_BYTES_MAX);
     assert!(QUEUE_CALLS_BYTES_MAX + FRAME_BYTES_MAX < QUEUE_BYTES_MAX, "a call admitted below the limit fits");
     assert!(IN_FLIGHT_PER_PEER_MAX <= IN_FLIGHT_MAX);
+    assert!(LANE_RING_BYTES_MIN <= LANE_RING_BYTES && LANE_RING_BYTES <= LANE_RING_BYTES_MAX);
+    assert!(LANE_RING_BYTES_MIN.is_power_of_two() && LANE_RING_BYTES.is_power_of_two());
+    assert!(LANE_ARENA_BYTES_MIN <= LANE_ARENA_BYTES && LANE_ARENA_BYTES <= LANE_ARENA_BYTES_MAX);
+    assert!(LANE_ARENA_BYTES_MIN.is_power_of_two() && LANE_ARENA_BYTES.is_power_of_two());
+    assert!(LANE_INLINE_BYTES_MAX <= LANE_RING_BYTES / 8, "several of the largest fit the ring");
+    assert!(LANE_RECORD_BYTES_MAX <= LANE_ARENA_BYTES_MAX && LANE_ARENA_BYTES_MAX <= u32::MAX as usize);
+    assert!(LANE_SPIN_US <= LANE_SPIN_US_MAX && LANE_SPIN_HOLD_MS <= LANE_SPIN_HOLD_MAX_MS);
 };

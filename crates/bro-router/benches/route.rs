@@ -3,7 +3,7 @@
 //! `cargo bench -p bro-router`
 
 use bro_proto::Now;
-use bro_router::{CloseReason, Event, Outbox, Part, PeerId, PeerIdentity, Router, RouterConfig};
+use bro_router::{CloseReason, Event, LaneOffer, Outbox, Part, PeerId, PeerIdentity, Router, RouterConfig};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
 
@@ -24,6 +24,10 @@ impl Outbox for Sink {
     }
     fn pause(&mut self, _peer: PeerId) {}
     fn resume(&mut self, _peer: PeerId) {}
+    fn offer_lane(&mut self, _: LaneOffer) {
+        unreachable!("peers of version 1 get no lanes");
+    }
+
     fn event(&mut self, _event: Event<'_>) {}
 }
 

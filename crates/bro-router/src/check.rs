@@ -5,7 +5,9 @@ use crate::drain::Phase;
 use crate::parked::Wait;
 use crate::peers::{NIL, UNPOOLED};
 use crate::router::Router;
-use bro_proto::limits::{EVENT_LOG_BYTES_MAX, EVENT_LOG_LEN_MAX, PARKED_MAX, REGISTRY_BYTES_MAX};
+use bro_proto::limits::{
+    EVENT_LOG_BYTES_MAX, EVENT_LOG_LEN_MAX, LANES_MAX, LANES_PER_PEER_MAX, PARKED_MAX, REGISTRY_BYTES_MAX,
+};
 
 impl Router {
     /// Panics unless all tables agree with each other. Costs a walk through everything.
@@ -13,7 +15,8 @@ impl Router {
     pub fn check_invariants(&self) {
         assert!(self.peers.doomed.is_empty(), "what is doomed goes within the input that doomed it");
         assert!(self.scratch.is_empty(), "the scratch buffer is empty between inputs");
-        let timers = self.check_peers() + self.check_services() + self.check_calls() + self.check_parked();
+        let timers =
+            self.check_peers() + self.check_services() + self.check_calls() + self.check_parked() + self.check_lanes();
         let is_draining = matches!(self.phase, Phase::Draining(_));
         let others = usize::from(self.reporter.log.is_recording()) + usize::from(is_draining);
         assert_eq!(self.timers.len(), timers + others, "every timer has an owner");
@@ -118,6 +121,27 @@ impl Router {
         assert_eq!(count, self.calls.len());
         assert!(count <= self.config.in_flight_max);
         count
+    }
+
+    fn check_lanes(&self) -> usize {
+        let (mut timers, mut ends) = (0, 0);
+        for (index, lane) in self.lanes.iter() {
+            timers += usize::from(lane.has_timer());
+            assert!(self.peers.is_live(lane.ends()[0]), "a lane goes with its peers");
+            for end in lane.ends().into_iter().filter(|&end| end != NIL) {
+                ends += 1;
+                let state = self.peers[end].v2.as_ref().expect("peers with lanes speak version 2");
+                assert_eq!(state.lanes.iter().filter(|&&lane| lane == index).count(), 1);
+                assert!(state.lanes.len() <= LANES_PER_PEER_MAX);
+            }
+            let same = self.lanes.iter().filter(|(_, other)| other.number() == lane.number()).count();
+            assert_eq!(same, 1, "a number names one lane");
+        }
+        let of_peers = |slot: u32| self.peers[slot].v2.as_ref().map_or(0, |state| state.lanes.len());
+        assert_eq!(ends, self.peers.live().map(of_peers).sum::<usize>());
+        assert!(self.lanes.len() <= LANES_MAX);
+        assert!(self.lanes.len() == 0 || !self.is_watched(), "who watches sees every call");
+        timers
     }
 
     fn check_parked(&self) -> usize {

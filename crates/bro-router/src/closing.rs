@@ -33,6 +33,7 @@ impl Router {
         self.abandon_calls(slot, now, out);
         self.abandon_parked(slot);
         self.fail_calls_of(slot, reason, now, out);
+        self.close_lanes_of(slot, reason, now, out);
         let service = self.peers[slot].service;
         if service == NIL {
             if self.reporter.wants(EventMask::CONNECTIONS) {
@@ -55,6 +56,7 @@ impl Router {
 
     /// Carries out what the present input has brought about. Every input ends with it.
     pub(crate) fn settle(&mut self, now: Now, out: &mut impl Outbox) {
+        self.revoke_lanes_if_watched(now, out);
         loop {
             if let Some((slot, reason)) = self.peers.doomed.pop() {
                 if self.peers.is_live(slot) {

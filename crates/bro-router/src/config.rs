@@ -1,5 +1,6 @@
 //! What can be configured about routing.
 
+use crate::lanes::LanePolicy;
 use bro_proto::limits;
 
 /// Options of a [`crate::Router`]. All times are in milliseconds, all sizes in bytes.
@@ -34,6 +35,8 @@ pub struct RouterConfig {
     pub queue_bytes_max: usize,
     /// Whether version 2 is spoken with peers that offer it. True by default.
     pub speaks_v2: bool,
+    /// Which pairs of peers are offered lanes. [`LanePolicy::Auto`] by default.
+    pub lanes: LanePolicy,
 }
 
 impl Default for RouterConfig {
@@ -53,6 +56,7 @@ impl Default for RouterConfig {
             queue_calls_bytes_max: limits::QUEUE_CALLS_BYTES_MAX,
             queue_bytes_max: limits::QUEUE_BYTES_MAX,
             speaks_v2: true,
+            lanes: LanePolicy::Auto,
         }
     }
 }

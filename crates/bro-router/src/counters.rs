@@ -42,6 +42,18 @@ pub struct Counters {
     pub notifications_routed: u64,
     /// Calls without answer that could not be passed on.
     pub notifications_dropped: u64,
+    /// Lanes that were offered to two peers.
+    pub lanes_offered: u64,
+    /// Lanes that both peers opened.
+    pub lanes_opened: u64,
+    /// Lanes that did not come to be opened.
+    pub lanes_failed: u64,
+    /// Calls that ended on lanes, as their callers tell.
+    pub lane_calls: u64,
+    /// How many of them ended with an error.
+    pub lane_errors: u64,
+    /// Bytes that were sent on lanes, as those who sent them tell.
+    pub lane_bytes: u64,
     /// Heartbeats received.
     pub heartbeats: u64,
     /// Frames of a type that means nothing to a gateway.
@@ -52,7 +64,7 @@ pub struct Counters {
 
 impl Counters {
     /// Every counter with the name it has on the wire, in the order of declaration.
-    pub fn named(&self) -> [(&'static str, u64); 22] {
+    pub fn named(&self) -> [(&'static str, u64); 28] {
         [
             ("connections", self.connections),
             ("connectionsDropped", self.connections_dropped),
@@ -73,6 +85,12 @@ impl Counters {
             ("callsCancelled", self.calls_cancelled),
             ("notificationsRouted", self.notifications_routed),
             ("notificationsDropped", self.notifications_dropped),
+            ("lanesOffered", self.lanes_offered),
+            ("lanesOpened", self.lanes_opened),
+            ("lanesFailed", self.lanes_failed),
+            ("laneCalls", self.lane_calls),
+            ("laneErrors", self.lane_errors),
+            ("laneBytes", self.lane_bytes),
             ("heartbeats", self.heartbeats),
             ("framesIgnored", self.frames_ignored),
             ("malformed", self.malformed),

@@ -208,6 +208,7 @@ impl Router {
             ("inFlight", self.calls.len() as u64),
             ("parked", self.parked.len() as u64),
             ("queuedBytes", self.peers.charged() as u64),
+            ("lanes", self.lanes.len() as u64),
             ("connectedServices", self.registry.len() as u64),
         ];
         for (name, number) in numbers {

@@ -10,6 +10,7 @@
 //! | `reply` | RESPONSEs: forwarded, and the gateway's own |
 //! | `v2_peer`, `v2_call`, `v2_reply` | the same for peers of version 2 |
 //! | `cancel` | calls that are given up, and those made for them |
+//! | `lanes` | direct lanes between peers: offered, open, taken back |
 //! | `closing`, `drain` | how connections and the gateway end |
 //! | `introspect`, `parked`, `event_log`, `report` | calls to `bro.gateway`, and who is told what happens |
 //! | `timers`, `hash`, `config` | what all of these use |
@@ -29,6 +30,7 @@ mod event;
 mod event_log;
 mod hash;
 mod introspect;
+mod lanes;
 mod outbox;
 mod parked;
 mod peers;
@@ -47,7 +49,8 @@ mod view;
 pub use config::{ConfigError, RouterConfig};
 pub use counters::Counters;
 pub use event::{CloseReason, Event, EventMask};
-pub use outbox::{Outbox, Part, PeerId};
+pub use lanes::LanePolicy;
+pub use outbox::{LaneOffer, Outbox, Part, PeerId};
 pub use peers::PeerIdentity;
 pub use router::Router;
 pub use view::{InstanceView, ServiceView};

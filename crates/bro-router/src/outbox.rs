@@ -29,6 +29,17 @@ impl<'a> Part<'a> {
     }
 }
 
+/// A lane to be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LaneOffer {
+    /// Names the lane.
+    pub number: u64,
+    /// Who gets the first side, and who the second.
+    pub peers: [PeerId; 2],
+    /// What each is told, along with its descriptors.
+    pub frames: [Vec<u8>; 2],
+}
+
 /// The driver's side of the router's outputs. Calls come in the order in which they must take effect.
 pub trait Outbox {
     /// Queue one whole frame, the concatenation of `parts`, to `peer`. The router has charged the bytes to the peer;
@@ -44,6 +55,11 @@ pub trait Outbox {
 
     /// Read from `peer` again.
     fn resume(&mut self, peer: PeerId);
+
+    /// Make a lane and hand it to two peers: to each its frame with its half of the lane, right behind what is queued. What the router
+    /// has not charged must not wait: where that is impossible, none is handed out, and the driver says so by
+    /// [`crate::Router::handle_offer_failed`], not from in here.
+    fn offer_lane(&mut self, offer: LaneOffer);
 
     /// Something happened that somebody asked for with [`crate::EventMask`].
     fn event(&mut self, event: Event<'_>);

@@ -7,6 +7,7 @@ use crate::registry::{Description, NewService};
 use crate::reply::payload;
 use crate::router::Router;
 use crate::timers::Timer;
+use crate::v2_peer::V2Peer;
 use bro_proto::limits::{
     GATEWAY_SERVICE, HEARTBEATS_MISSED_MAX, METADATA_BYTES_MAX, POOL_SIZE_MAX, REGISTER_BYTES_MAX, REGISTRY_BYTES_MAX,
     RESERVED_PREFIX, SERVICE_NAME_BYTES_MAX,
@@ -24,6 +25,7 @@ struct Registration {
     description: Description,
     /// The version that it offers to speak.
     offers_v2: bool,
+    takes_lanes: bool,
     /// 1 without a pool.
     pool_size: u8,
     pool_index: u8,
@@ -81,6 +83,7 @@ impl Router {
             return Ok(());
         }
         let offers_v2 = registration.offers_v2 && self.config.speaks_v2;
+        let takes_lanes = registration.takes_lanes;
         match self.registry.find(&self.hasher, name) {
             Some(service) => {
                 self.check_pool(slot, service, &registration)
@@ -89,7 +92,7 @@ impl Router {
                 self.registry.join(&mut self.peers, service, slot, registration.pool_index);
                 self.registry[service].last_frame_ms = now.mono_ms();
                 let is_changed = self.registry.describe(service, registration.description);
-                self.agree(slot, offers_v2);
+                self.agree(slot, offers_v2, takes_lanes);
                 self.acknowledge(slot, now, out);
                 if is_changed {
                     self.report_registered(service, now, out);
@@ -109,7 +112,7 @@ impl Router {
                     liveness_timer: self.timers.insert(deadline, Timer::Liveness(self.registry.next_index())),
                 };
                 let service = self.registry.insert(&mut self.peers, &self.hasher, new);
-                self.agree(slot, offers_v2);
+                self.agree(slot, offers_v2, takes_lanes);
                 self.acknowledge(slot, now, out);
                 self.report_registered(service, now, out);
                 self.answer_waiters(service, now, out);
@@ -141,8 +144,8 @@ impl Router {
     }
 
     /// From its acknowledgement on the connection speaks version 2, if both sides do.
-    fn agree(&mut self, slot: u32, offers_v2: bool) {
-        self.peers[slot].v2 = offers_v2.then(Box::default);
+    fn agree(&mut self, slot: u32, offers_v2: bool, takes_lanes: bool) {
+        self.peers[slot].v2 = offers_v2.then(|| Box::new(V2Peer::new(takes_lanes)));
     }
 
     fn acknowledge(&mut self, slot: u32, now: Now, out: &mut impl Outbox) {
@@ -194,7 +197,9 @@ fn read_registration(body: &[u8], header: &Header<'_>) -> Result<Registration, E
         Ok(_) => return invalid("`metadata` must be an object".to_owned()),
         Err(error) => return invalid(format!("`metadata`: {error}")),
     };
-    let offers_v2 = object.remove("bro").and_then(|offer| decode::version_of(&offer)) == Some(v2::VERSION);
+    let offer = object.remove("bro").unwrap_or_default();
+    let offers_v2 = decode::version_of(&offer) == Some(v2::VERSION);
+    let takes_lanes = offer.get("lanes") == Some(&Value::Bool(true));
     let size = object.get("poolSize").and_then(whole_number);
     let index = object.get("poolIndex").and_then(whole_number);
     let (pool_size, pool_index) = match (size, index) {
@@ -212,7 +217,7 @@ fn read_registration(body: &[u8], header: &Header<'_>) -> Result<Registration, E
     };
     let metadata_json = if object.is_empty() { String::new() } else { Value::Object(object).to_string() };
     let description = Description { methods: methods.into(), version, metadata_json: metadata_json.into() };
-    Ok(Registration { description, offers_v2, pool_size, pool_index })
+    Ok(Registration { description, offers_v2, takes_lanes, pool_size, pool_index })
 }
 
 /// A number as JavaScript writes whole ones, in either encoding.

@@ -6,6 +6,7 @@ use crate::counters::Counters;
 use crate::drain::Phase;
 use crate::event::{CloseReason, Event, EventMask};
 use crate::hash::KeyedHash;
+use crate::lanes::Lanes;
 use crate::outbox::{Outbox, PeerId};
 use crate::parked::Parked;
 use crate::peers::{NIL, PeerIdentity, Peers};
@@ -44,6 +45,7 @@ pub struct Router {
     pub(crate) registry: Registry,
     pub(crate) calls: Calls,
     pub(crate) parked: Parked,
+    pub(crate) lanes: Lanes,
     pub(crate) timers: Timers,
     pub(crate) reporter: Reporter,
     pub(crate) counters: Counters,
@@ -68,6 +70,7 @@ impl Router {
             registry: Registry::new(),
             calls: Calls::new(hasher.clone()),
             parked: Parked::new(),
+            lanes: Lanes::default(),
             timers: Timers::new(now.mono_ms()),
             reporter: Reporter::default(),
             counters: Counters::default(),
@@ -82,7 +85,7 @@ impl Router {
         }
     }
 
-    /// Says which events the driver listens to; at first none.
+    /// Says which events the driver listens to; at first none. What follows from it comes with the next input: give it the time at once.
     pub fn set_events(&mut self, mask: EventMask) {
         self.reporter.mask = mask;
     }
@@ -184,6 +187,7 @@ impl Router {
             self.expire(timer, now, out);
             self.settle(now, out);
         }
+        self.settle(now, out);
     }
 
     /// When [`Router::handle_time`] has something to do at the earliest, in monotonic milliseconds; `None`: never.
@@ -334,6 +338,7 @@ impl Router {
                 self.close_peer(slot, CloseReason::PartialFrame, Some(&error), now, out);
             }
             Timer::Parked(index) => self.time_out_parked(index, now, out),
+            Timer::Lane(index) => self.expire_lane(index, now, out),
             Timer::WatchLease => self.end_watch_lease(now),
             Timer::Drain => self.end_drain(now, out),
         }

@@ -17,6 +17,8 @@ pub(crate) enum Timer {
     Call(u32),
     /// A parked introspection call, by its index.
     Parked(u32),
+    /// A lane that is not open so far, by its index.
+    Lane(u32),
     /// The end of the watch lease.
     WatchLease,
     /// The end of the drain.

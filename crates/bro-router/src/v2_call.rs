@@ -292,6 +292,7 @@ impl Router {
             let parts = [Part::Inbound(frame)];
             self.peers.send_unpaused(callee, &parts, now, &mut self.timers, &mut self.counters, out);
         }
+        self.count_for_lane(caller, callee, now, out);
         if self.reporter.wants(EventMask::CALLS) {
             self.report_call_v2(index, now, out);
         }

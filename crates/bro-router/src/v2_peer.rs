@@ -1,5 +1,6 @@
 //! What the two sides of a connection of version 2 have told each other: routes by the client, callers' names by the gateway.
 
+use crate::lanes::BusyPeers;
 use crate::registry::Registry;
 use bro_proto::limits::{NAMES_PER_PEER_MAX, ROUTES_PER_PEER_MAX};
 use hashbrown::HashTable;
@@ -13,6 +14,11 @@ pub(crate) struct V2Peer {
     names: HashTable<(u64, u32)>,
     /// The entry that was used last. Serial 0 is nobody's.
     last_name: (u64, u32),
+    /// It said in REGISTER that it can use lanes.
+    pub(crate) takes_lanes: bool,
+    /// Indices of its lanes; at most [`bro_proto::limits::LANES_PER_PEER_MAX`].
+    pub(crate) lanes: Vec<u32>,
+    pub(crate) busy: BusyPeers,
 }
 
 /// A service that the client calls, and where it was found the last time.
@@ -33,6 +39,10 @@ pub(crate) struct Introduction {
 }
 
 impl V2Peer {
+    pub(crate) fn new(takes_lanes: bool) -> Self {
+        Self { takes_lanes, ..Self::default() }
+    }
+
     /// Binds a route number. Numbers are taken in order, so that one claims no more memory than its name; false otherwise.
     pub(crate) fn bind(&mut self, number: u64, name: &str) -> bool {
         // Nothing is looked up now: serial 0 is nobody's.

@@ -31,6 +31,9 @@ impl Router {
                 self.send_bare(slot, FrameKind::Pong, id, now, out);
             }
             Ok(v2::Frame::Drain) => self.peers[slot].is_leaving = true,
+            Ok(v2::Frame::Other { kind: FrameKind::LaneReady, id, .. }) => self.handle_lane_ready(slot, id, now, out),
+            Ok(v2::Frame::Other { kind: FrameKind::LaneClose, id, .. }) => self.handle_lane_close(slot, id, now, out),
+            Ok(v2::Frame::Other { kind: FrameKind::Stats, id, payload }) => self.handle_lane_stats(slot, id, payload),
             Ok(v2::Frame::Name { .. } | v2::Frame::Pong { .. } | v2::Frame::Other { .. } | v2::Frame::Ignored) => {
                 self.counters.frames_ignored += 1;
             }

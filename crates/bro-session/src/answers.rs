@@ -43,6 +43,9 @@ impl Session {
         if v2::is_v2(frame) {
             return self.handle_numbered(conn, chunk, frame, now);
         }
+        if conn.is_lane() {
+            return self.break_off(conn, "a frame of version 1", now);
+        }
         let body = &frame[FRAME_PREFIX_BYTES..];
         let header = match scan(body) {
             Ok(header) => header,

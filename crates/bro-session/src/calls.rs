@@ -171,6 +171,11 @@ impl CallTable {
         }
     }
 
+    /// Whether a call still waits.
+    pub(crate) fn contains(&self, id: CallId) -> bool {
+        self.slots.get(id.slot, id.generation).is_some()
+    }
+
     /// Ends a call: the only way out of the table.
     pub(crate) fn remove(&mut self, id: CallId) -> Option<Pending> {
         self.slots.remove(id.slot, id.generation)

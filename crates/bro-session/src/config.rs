@@ -29,6 +29,8 @@ pub struct SessionConfig {
     pub encoding: Encoding,
     /// Whether connections speak version 2 of the protocol where the gateway does. True by default.
     pub speaks_v2: bool,
+    /// Whether lanes are taken when the gateway offers them: the driver must be able to open them. False by default; needs `speaks_v2`.
+    pub takes_lanes: bool,
     /// Connections to hold, 1 to [`POOL_SIZE_MAX`].
     pub pool_size: u32,
     /// Whether a lost connection is made again.
@@ -62,6 +64,7 @@ impl SessionConfig {
             methods: Vec::new(),
             encoding: Encoding::Json,
             speaks_v2: true,
+            takes_lanes: false,
             pool_size: 1,
             auto_reconnect: true,
             reconnect_delay_ms: RECONNECT_DELAY_MS,
@@ -99,7 +102,12 @@ impl SessionConfig {
     pub(crate) fn metadata_json(&self, pool_index: u32) -> Vec<u8> {
         let mut metadata = self.metadata.clone();
         if self.speaks_v2 {
-            metadata.insert(OFFER.to_owned(), serde_json::json!({ "v": VERSION }));
+            let offer = if self.takes_lanes {
+                serde_json::json!({ "v": VERSION, "lanes": true })
+            } else {
+                serde_json::json!({ "v": VERSION })
+            };
+            metadata.insert(OFFER.to_owned(), offer);
         }
         if self.pool_size > 1 {
             metadata.insert("poolIndex".to_owned(), pool_index.into());

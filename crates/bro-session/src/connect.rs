@@ -112,6 +112,7 @@ impl Session {
         self.pool.registered += 1;
         self.forget_gateway_drain();
         self.send_drain(id, now);
+        self.tell_of_lanes(id, now);
         if self.heartbeat.is_none() {
             let due_ms = later_ms(now, self.config.heartbeat_interval_ms);
             self.heartbeat = Some(self.timers.insert(due_ms, Timer::Heartbeat));
@@ -148,7 +149,8 @@ impl Session {
         }
         let taken = conn.outbound.taken();
         if taken == taken_before {
-            let why = format!("the gateway took no byte within {WRITE_STALL_TIMEOUT_MS} ms");
+            let who = if id.is_lane() { "the other end of the lane" } else { "the gateway" };
+            let why = format!("{who} took no byte within {WRITE_STALL_TIMEOUT_MS} ms");
             return self.lose_broken(id, ErrorBody::new(ErrorCode::ConnectionLost, why), now);
         }
         let timer = self.timers.insert(later_ms(now, WRITE_STALL_TIMEOUT_MS), Timer::Stall(id));
@@ -159,6 +161,7 @@ impl Session {
     pub(crate) fn send_heartbeats(&mut self, now: Now) {
         let due_ms = later_ms(now, self.config.heartbeat_interval_ms);
         self.heartbeat = Some(self.timers.insert(due_ms, Timer::Heartbeat));
+        self.send_lane_stats(now);
         for index in 0..self.pool.len() {
             let config = &self.config;
             let conn = self.pool.at(index);
@@ -246,6 +249,9 @@ impl Session {
 
     /// Forgets a live connection and ends what depended on it, then decides how to go on.
     fn lose(&mut self, id: ConnId, loss: Loss, error: ErrorBody, now: Now) {
+        if id.is_lane() {
+            return self.lose_lane(id, loss != Loss::Gone, &error, now);
+        }
         let Some(conn) = self.pool.find(id).filter(|conn| conn.is_live()) else { return };
         let was_registered = conn.state == ConnState::Registered;
         self.close(id, loss != Loss::Gone, Vec::new());
@@ -309,6 +315,7 @@ impl Session {
             self.end_call(call, Err(error), Origin::Local);
         }
         self.refuse_requests(now);
+        self.close_lanes();
         self.end_drain();
         for index in 0..self.pool.len() {
             let conn = self.pool.at(index);

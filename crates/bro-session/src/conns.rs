@@ -1,12 +1,16 @@
 //! The pool, and the state of each connection.
 
+use crate::lanes::{LaneEnd, LanesByService};
 use crate::link::Link;
 use crate::outbound::Outbound;
 use bro_proto::frame::Deframer;
-use bro_proto::limits::POOL_SIZE_MAX;
+use bro_proto::limits::{LANES_PER_PEER_MAX, POOL_SIZE_MAX};
 use bro_proto::timer::TimerId;
 
-const _: () = assert!(POOL_SIZE_MAX <= u64::BITS, "one bit for each connection");
+const _: () = assert!(POOL_SIZE_MAX <= u64::BITS && LANES_PER_PEER_MAX <= 64, "one bit for each connection");
+
+/// Where the places of lanes begin.
+const LANES_AT: u32 = POOL_SIZE_MAX;
 
 /// Names one connection from the moment it is asked for until it is closed. Its successor at the same place in the
 /// pool has another generation, so what comes late for a connection is recognised and ignored.
@@ -16,6 +20,13 @@ pub struct ConnId {
     pub index: u32,
     /// Counts the connections at this place.
     pub generation: u32,
+}
+
+impl ConnId {
+    /// Whether it is a lane to another client, not a connection to the gateway.
+    pub fn is_lane(self) -> bool {
+        self.index >= LANES_AT
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +62,8 @@ pub(crate) struct Conn {
     pub(crate) stall: Option<(TimerId, u64)>,
     /// It speaks version 2. Invariant: in `Registered` only.
     pub(crate) v2: Option<Box<Link>>,
+    /// Of a lane: which. Invariant: set for those, and never for the connections of the pool.
+    pub(crate) lane: Option<Box<LaneEnd>>,
     /// Heartbeats since the first PING without any byte from the gateway behind it.
     pub(crate) silent_pings: u64,
 }
@@ -68,6 +81,7 @@ impl Conn {
             takes_updates: false,
             stall: None,
             v2: None,
+            lane: None,
             silent_pings: 0,
         }
     }
@@ -77,7 +91,7 @@ impl Conn {
         matches!(self.state, ConnState::Registering | ConnState::Registered)
     }
 
-    fn has_room(&self, queue_bytes_max: usize) -> bool {
+    pub(crate) fn has_room(&self, queue_bytes_max: usize) -> bool {
         self.state == ConnState::Registered && self.outbound.len() < queue_bytes_max
     }
 
@@ -96,11 +110,25 @@ pub(crate) struct Pool {
     next: usize,
     /// One bit for each connection that got bytes since the driver last asked.
     fresh: u64,
+    lanes: Vec<Conn>,
+    fresh_lanes: u64,
+    pub(crate) lanes_by_service: LanesByService,
+    /// Some lane may be left by now.
+    pub(crate) is_leaving_any: bool,
 }
 
 impl Pool {
     pub(crate) fn new(size: u32) -> Self {
-        Self { conns: (0..size).map(Conn::new).collect(), registered: 0, next: 0, fresh: 0 }
+        Self {
+            conns: (0..size).map(Conn::new).collect(),
+            registered: 0,
+            next: 0,
+            fresh: 0,
+            lanes: Vec::new(),
+            fresh_lanes: 0,
+            lanes_by_service: LanesByService::new(),
+            is_leaving_any: false,
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -112,12 +140,27 @@ impl Pool {
     }
 
     pub(crate) fn at(&mut self, index: usize) -> &mut Conn {
-        &mut self.conns[index]
+        match index.checked_sub(LANES_AT as usize) {
+            Some(lane) => &mut self.lanes[lane],
+            None => &mut self.conns[index],
+        }
+    }
+
+    fn get(&self, id: ConnId) -> Option<&Conn> {
+        let conn = match id.index.checked_sub(LANES_AT) {
+            Some(lane) => self.lanes.get(lane as usize),
+            None => self.conns.get(id.index as usize),
+        };
+        conn.filter(|conn| conn.id == id)
     }
 
     /// The connection with this id, unless it is gone.
     pub(crate) fn find(&mut self, id: ConnId) -> Option<&mut Conn> {
-        self.conns.get_mut(id.index as usize).filter(|conn| conn.id == id)
+        let conn = match id.index.checked_sub(LANES_AT) {
+            Some(lane) => self.lanes.get_mut(lane as usize),
+            None => self.conns.get_mut(id.index as usize),
+        };
+        conn.filter(|conn| conn.id == id)
     }
 
     /// The connection with this id, if bytes can come and go on it.
@@ -131,12 +174,12 @@ impl Pool {
     }
 
     pub(crate) fn speaks_v2(&self, id: ConnId) -> bool {
-        self.conns.get(id.index as usize).is_some_and(|conn| conn.id == id && conn.v2.is_some())
+        self.get(id).is_some_and(|conn| conn.v2.is_some())
     }
 
     /// Whether calls can be made on a connection.
     pub(crate) fn has_room(&self, id: ConnId, queue_bytes_max: usize) -> bool {
-        self.conns.get(id.index as usize).is_some_and(|conn| conn.id == id && conn.has_room(queue_bytes_max))
+        self.get(id).is_some_and(|conn| conn.has_room(queue_bytes_max))
     }
 
     /// The registered connection whose turn it is, leaving out those with `queue_bytes_max` bytes waiting.
@@ -149,7 +192,10 @@ impl Pool {
     }
 
     pub(crate) fn mark_fresh(&mut self, id: ConnId) {
-        self.fresh |= 1 << id.index;
+        match id.index.checked_sub(LANES_AT) {
+            Some(lane) => self.fresh_lanes |= 1 << lane,
+            None => self.fresh |= 1 << id.index,
+        }
     }
 
     /// A connection that got bytes since it was last taken here.
@@ -162,6 +208,90 @@ impl Pool {
                 return Some(conn.id);
             }
         }
+        while self.fresh_lanes != 0 {
+            let index = self.fresh_lanes.trailing_zeros() as usize;
+            self.fresh_lanes &= self.fresh_lanes - 1;
+            let conn = &self.lanes[index];
+            if conn.is_open() && !conn.outbound.is_empty() {
+                return Some(conn.id);
+            }
+        }
         None
+    }
+}
+
+/// Lanes.
+impl Pool {
+    /// Makes a place for a lane that is to be opened; `None` when there are too many.
+    pub(crate) fn add_lane(&mut self, number: u64, service: &str, via: ConnId) -> Option<ConnId> {
+        let free = self.lanes.iter().position(|conn| conn.lane.is_none());
+        let at = match free {
+            Some(at) => at,
+            None if self.lanes.len() < LANES_PER_PEER_MAX => {
+                let index = LANES_AT + u32::try_from(self.lanes.len()).expect("few lanes");
+                self.lanes.push(Conn::new(index));
+                self.lanes.len() - 1
+            }
+            None => return None,
+        };
+        let conn = &mut self.lanes[at];
+        conn.id.generation = conn.id.generation.wrapping_add(1);
+        conn.state = ConnState::Connecting;
+        let mut link = Box::new(Link::default());
+        link.names.learn(0, service, false);
+        conn.v2 = Some(link);
+        conn.lane = Some(Box::new(LaneEnd::new(number, service, via)));
+        Some(conn.id)
+    }
+
+    pub(crate) fn remove_lane(&mut self, id: ConnId) {
+        if let Some(conn) = self.find(id) {
+            let mut fresh = Conn::new(id.index);
+            fresh.id.generation = id.generation.wrapping_add(1);
+            *conn = fresh;
+        }
+    }
+
+    pub(crate) fn lane(&mut self, id: ConnId) -> Option<&mut LaneEnd> {
+        self.find(id)?.lane.as_deref_mut()
+    }
+
+    pub(crate) fn find_lane(&self, number: u64) -> Option<ConnId> {
+        let is_it = |conn: &&Conn| conn.lane.as_ref().is_some_and(|lane| lane.number == number);
+        self.lanes.iter().find(is_it).map(|conn| conn.id)
+    }
+
+    /// Whether there is a lane to a service, in use or about to be.
+    pub(crate) fn has_lane_to(&self, service: &str) -> bool {
+        let leads_there = |conn: &Conn| conn.lane.as_ref().is_some_and(|l| !l.is_leaving() && *l.service == *service);
+        self.lanes.iter().any(leads_there)
+    }
+
+    /// The lane on which calls to a service go, if there is one with room.
+    pub(crate) fn lane_to(&self, service: &str, queue_bytes_max: usize) -> Option<ConnId> {
+        if self.lanes_by_service.is_empty() {
+            return None;
+        }
+        let id = *self.lanes_by_service.get(service)?;
+        self.has_room(id, queue_bytes_max).then_some(id)
+    }
+
+    /// No more calls go on a lane.
+    pub(crate) fn unlist_lane(&mut self, id: ConnId) {
+        self.is_leaving_any = true;
+        self.lanes_by_service.retain(|_, lane| *lane != id);
+    }
+
+    pub(crate) fn live_lanes(&self) -> Vec<ConnId> {
+        self.lanes.iter().filter(|conn| conn.lane.is_some()).map(|conn| conn.id).collect()
+    }
+
+    pub(crate) fn open_lanes(&self) -> Vec<ConnId> {
+        self.lanes.iter().filter(|conn| conn.is_open()).map(|conn| conn.id).collect()
+    }
+
+    pub(crate) fn leaving_lanes(&self) -> Vec<ConnId> {
+        let is_leaving = |conn: &&Conn| conn.lane.as_ref().is_some_and(|lane| lane.is_leaving());
+        self.lanes.iter().filter(is_leaving).map(|conn| conn.id).collect()
     }
 }

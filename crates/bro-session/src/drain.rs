@@ -21,6 +21,12 @@ pub(crate) struct Drain {
     is_gateways_told: bool,
 }
 
+impl Drain {
+    pub(crate) fn is_begun(&self) -> bool {
+        self.is_begun
+    }
+}
+
 impl Session {
     /// Asks the gateway to send no more requests, and tells by [`SessionEvent::Drained`] when none is in work any more. Requests
     /// that arrive meanwhile are worked on; calls of this client's own go on. Meant to be followed by [`Session::disconnect`], which
@@ -35,6 +41,9 @@ impl Session {
         }
         self.drain.is_begun = true;
         self.drain.timer = Some(self.timers.insert(later_ms(now, CLIENT_DRAIN_TIMEOUT_MS), Timer::Drain));
+        for lane in self.pool.live_lanes() {
+            self.leave_lane(lane, now);
+        }
         for index in 0..self.pool.len() {
             let conn = self.pool.at(index);
             if conn.state == ConnState::Registered {

@@ -23,6 +23,17 @@ pub enum Output {
         /// The rest of its outbound queue.
         unsent: Vec<u8>,
     },
+    /// The gateway offers a lane: the descriptors came with the bytes on `via`, in the order of the offers. Open the lane with them, then
+    /// call `handle_lane_opened` or `handle_lane_failed`. Bytes go and come as on other connections: frames are written in
+    /// records of any number of bytes, and what was read goes to `handle_bytes`. When it is closed or broken, call `handle_closed`.
+    LaneOffered {
+        /// The lane; `None` when it is not wanted: the descriptors are only to be closed.
+        lane: Option<ConnId>,
+        /// The connection to the gateway on which the offer came.
+        via: ConnId,
+        /// Which side of the lane this is.
+        is_first: bool,
+    },
     /// Something to tell the user, or work for a handler.
     Event(SessionEvent),
 }
@@ -159,6 +170,8 @@ pub struct SessionStatus {
     pub connections_registered: usize,
     /// Those among them that speak version 2.
     pub connections_v2: usize,
+    /// Lanes to other clients that are open.
+    pub lanes: usize,
     /// Calls that wait for their answer.
     pub pending_calls: usize,
     /// Calls of others that are being worked on.
@@ -184,6 +197,10 @@ pub struct Counters {
     pub requests_refused: u64,
     /// Frames of a type that a client does not know.
     pub unknown_frames: u64,
+    /// Lanes that were opened at both ends.
+    pub lanes_opened: u64,
+    /// Lanes that were lost, with whatever was on them.
+    pub lanes_lost: u64,
     /// Registrations acknowledged.
     pub registrations: u64,
     /// Connections that were lost after they were registered.

@@ -1,9 +1,10 @@
 //! CALL frames: refusing, handing out, answering.
 
 use crate::answers::Received;
+use crate::calls::CallId;
 use crate::conns::ConnId;
 use crate::context::RequestContext;
-use crate::event::{OwnedPayload, Request, SessionEvent};
+use crate::event::{Origin, OwnedPayload, Request, SessionEvent};
 use crate::requests::{Echo, InWork, RequestId, RequestKey};
 use crate::session::{Session, Timer, append_error, check_depth, check_reach, later_ms, too_large, unsendable};
 use bro_proto::context::CallContext;
@@ -62,7 +63,7 @@ impl Session {
             Ok(Admitted::Request((method, context))) => {
                 let due_ms = later_ms(now, context.remaining_ms(now).min(CALL_TIMEOUT_MAX_MS));
                 let context = RequestContext::whole(context);
-                let in_work = InWork { conn, from, echo, context, due_ms, timer: None };
+                let in_work = InWork { conn, from, echo, context, due_ms, children: Vec::new(), timer: None };
                 self.hand_out(in_work, RequestKey::V1(id), method, received.keep(header.params.as_ref()));
             }
             Err(error) => {
@@ -99,7 +100,15 @@ impl Session {
                     Some(section) => RequestContext::of_section(section, deadline_ms),
                     None => RequestContext::begun(call.root, deadline_ms),
                 };
-                let in_work = InWork { conn, from, echo, context, due_ms: later_ms(now, timeout_ms), timer: None };
+                let in_work = InWork {
+                    conn,
+                    from,
+                    echo,
+                    context,
+                    due_ms: later_ms(now, timeout_ms),
+                    children: Vec::new(),
+                    timer: None,
+                };
                 // A caller of version 1 has no number: the gateway's tells the calls apart.
                 let number = if call.origin == 0 { call.id } else { call.origin };
                 self.hand_out(in_work, RequestKey::V2(CallNumber::from_wire(number)), method, params);
@@ -117,6 +126,9 @@ impl Session {
         let wants_answer = !matches!(in_work.echo, Echo::Nobody);
         let number = if let Echo::V2 { number } = in_work.echo { Some(number) } else { None };
         let id = self.requests.insert(in_work);
+        if conn.is_lane() {
+            self.lane_taken(conn);
+        }
         if let Some(number) = number
             && let Some(link) = self.pool.link(conn)
         {
@@ -138,6 +150,9 @@ impl Session {
             && let Some(link) = self.pool.link(in_work.conn)
         {
             link.numbers.remove(number);
+        }
+        if in_work.conn.is_lane() {
+            self.lane_released(in_work.conn);
         }
         Some(in_work)
     }
@@ -211,7 +226,8 @@ impl Session {
     /// A request's caller does not wait any more, says the gateway.
     pub(crate) fn give_up_request(&mut self, conn: ConnId, number: u64, reason: v2::CancelReason) {
         let Some(id) = self.pool.link(conn).and_then(|link| link.numbers.find(number)) else { return };
-        if self.take_request(id).is_some() {
+        if let Some(in_work) = self.take_request(id) {
+            self.cancel_children(in_work.children);
             self.requests.note_given_up(id, reason);
             self.tell(SessionEvent::RequestExpired { id, reason: reason.code() });
         }
@@ -228,15 +244,29 @@ impl Session {
     /// Forgets the requests of a lost connection: their callers cannot be reached.
     pub(crate) fn drop_requests(&mut self, conn: ConnId) {
         for id in self.requests.select(Some(conn)) {
-            if self.take_request(id).is_some() {
+            if let Some(in_work) = self.take_request(id) {
+                self.cancel_children(in_work.children);
                 self.tell(SessionEvent::RequestExpired { id, reason: ErrorCode::ConnectionLost });
             }
         }
     }
 
     fn refuse_request(&mut self, id: RequestId, error: &ErrorBody, reason: ErrorCode, now: Now) {
+        let children = self.requests.get_mut(id).map(|in_work| std::mem::take(&mut in_work.children));
         if self.respond(id, Outcome::Error(error), now) {
+            self.cancel_children(children.unwrap_or_default());
             self.tell(SessionEvent::RequestExpired { id, reason });
+        }
+    }
+
+    /// Ends calls that were made for a request which was given up.
+    fn cancel_children(&mut self, children: Vec<CallId>) {
+        for id in children {
+            let Some(pending) = self.take_call(id) else { continue };
+            self.send_cancel(&pending, v2::CancelReason::Cancelled, self.now);
+            let error = ErrorBody::new(ErrorCode::Cancelled, "the request that this call was made for was given up");
+            let request_id = pending.key;
+            self.tell(SessionEvent::CallDone { id, request_id, outcome: Err(error), origin: Origin::Local });
         }
     }
 

@@ -17,6 +17,7 @@
 //! | `incoming` | calls of others: refusing, handing out, answering |
 //! | `requests` | calls of others that this client is working on |
 //! | `methods` | what this client answers, and when that must be advertised |
+//! | `lanes` | lanes to other clients |
 //! | `drain` | leaving without dropping a call |
 //! | `slots` | numbered places with generations |
 //!
@@ -32,6 +33,7 @@ pub mod context;
 mod drain;
 pub mod event;
 mod incoming;
+mod lanes;
 mod link;
 mod methods;
 mod numbered;

@@ -7,6 +7,7 @@ use bro_proto::error::{ErrorBody, ErrorCode};
 use bro_proto::time::Now;
 use bro_proto::v1::rewrite::transcode;
 use bro_proto::v1::{Payload, check_value};
+use bro_proto::v2::lane::CloseLane;
 use bro_proto::v2::{self, Codec, Failure, Frame, FrameKind};
 use bytes::Bytes;
 
@@ -24,8 +25,14 @@ impl Session {
             Frame::Response { id, codec, payload } => self.handle_result(conn, id, codec, payload, chunk),
             Frame::Call(call) => self.handle_numbered_call(conn, &call, false, chunk, now),
             Frame::Notify(call) => self.handle_numbered_call(conn, &call, true, chunk, now),
-            Frame::Error { id, is_from_gateway, failure } => self.handle_failure(conn, id, is_from_gateway, failure),
+            Frame::Error { id, is_from_gateway, failure } => {
+                self.handle_failure(conn, id, is_from_gateway && !conn.is_lane(), failure);
+            }
             Frame::Cancel { id, reason } => self.give_up_request(conn, id, reason),
+            Frame::Drain if conn.is_lane() => self.handle_lane_drain(conn, now),
+            Frame::Name { .. } | Frame::Resolve { .. } | Frame::Other { .. } if conn.is_lane() => {
+                self.break_off(conn, "a frame that is for gateways and their clients", now);
+            }
             Frame::Name { number, service, forgets } => {
                 let link = self.pool.link(conn).expect("just seen");
                 if !link.names.learn(number, service, forgets) {
@@ -41,6 +48,11 @@ impl Session {
             Frame::Pong { id } => self.handle_pong(conn, id),
             Frame::Drain => self.handle_gateway_drain(),
             Frame::Resolve { .. } => self.break_off(conn, "RESOLVE, which is for gateways", now),
+            Frame::Other { kind: FrameKind::LaneOffer, id, payload } => self.handle_lane_offer(conn, id, payload, now),
+            Frame::Other { kind: FrameKind::LaneReady, id, .. } => self.handle_lane_ready(id),
+            Frame::Other { kind: FrameKind::LaneClose, id, payload } => {
+                self.handle_lane_close(id, CloseLane::parse(payload), now);
+            }
             Frame::Other { .. } | Frame::Ignored => self.counters.unknown_frames += 1,
         }
     }
@@ -96,7 +108,8 @@ impl Session {
 
     /// Ends a connection on which the gateway sent what it must not send.
     pub(crate) fn break_off(&mut self, conn: ConnId, what: &str, now: Now) {
-        let error = ErrorBody::new(ErrorCode::InvalidMessage, format!("from the gateway: {what}"));
+        let from = if conn.is_lane() { "on a lane" } else { "from the gateway" };
+        let error = ErrorBody::new(ErrorCode::InvalidMessage, format!("{from}: {what}"));
         self.lose_broken(conn, error, now);
     }
 }

@@ -1,6 +1,6 @@
 //! Calls that this client makes.
 
-use crate::calls::{CallId, CallKey};
+use crate::calls::{CallId, CallKey, Pending};
 use crate::conns::ConnId;
 use crate::context::write_child;
 use crate::requests::{Echo, RequestId};
@@ -14,7 +14,7 @@ use bro_proto::time::Now;
 use bro_proto::v1::encode::{CallFields, ContextSource, encode_call};
 use bro_proto::v1::{Payload, check_nesting};
 use bro_proto::v2::encode::CallHead;
-use bro_proto::v2::{self, CALL_HEAD_BYTES, CancelReason, Codec, FrameKind, WireError, section};
+use bro_proto::v2::{self, CALL_HEAD_BYTES, CancelReason, Codec, FrameKind, RootStamp, WireError, section};
 
 /// A call to be made.
 ///
@@ -59,6 +59,15 @@ enum Lineage<'a> {
     Is(&'a CallContext),
 }
 
+/// What the head of a call of version 2 says of its chain, besides the scratch section.
+#[derive(Clone, Copy, Default)]
+struct Prepared {
+    /// The gateway's number of the call that it is made for, or 0.
+    parent: u64,
+    /// The stamp of the chain that begins on a lane, or 0.
+    root: u64,
+}
+
 /// Where a call that may be made goes.
 struct Aim<'a> {
     conn: ConnId,
@@ -74,10 +83,11 @@ impl Session {
         let aim = self.admit_call(&call, true, now)?;
         let Aim { conn, timeout_ms, .. } = aim;
         let id = if self.pool.speaks_v2(conn) {
-            let origin = self.prepare_section(&call, aim.lineage)?;
+            let lineage = self.prepare_section(&call, &aim)?;
             self.check_size(&call)?;
             let (id, number) = self.calls.insert_numbered(conn, timeout_ms);
-            self.write_numbered(&call, &aim, FrameKind::Call, number.to_wire(), origin);
+            self.write_numbered(&call, &aim, FrameKind::Call, number.to_wire(), lineage);
+            self.note_child(&aim, id);
             id
         } else {
             self.prepare_context(&call, aim.lineage, now);
@@ -103,9 +113,9 @@ impl Session {
         self.now = now;
         let aim = self.admit_call(&call, false, now)?;
         if self.pool.speaks_v2(aim.conn) {
-            let origin = self.prepare_section(&call, aim.lineage)?;
+            let lineage = self.prepare_section(&call, &aim)?;
             self.check_size(&call)?;
-            self.write_numbered(&call, &aim, FrameKind::Notify, 0, origin);
+            self.write_numbered(&call, &aim, FrameKind::Notify, 0, lineage);
         } else {
             self.prepare_context(&call, aim.lineage, now);
             self.id_text.clear();
@@ -121,25 +131,46 @@ impl Session {
     /// event is on the way.
     pub fn cancel(&mut self, id: CallId, now: Now) -> bool {
         self.now = now;
-        let Some(pending) = self.calls.remove(id) else { return false };
-        if let Some(timer) = pending.timer {
-            self.timers.remove(timer);
-        }
-        if let CallKey::V2(number) = pending.key
-            && let Some(conn) = self.pool.open(pending.conn)
-        {
-            conn.outbound.extend(|out| v2::encode::cancel(out, number.to_wire(), CancelReason::Cancelled));
-            self.queued_unasked(pending.conn, now);
-        }
+        let Some(pending) = self.take_call(id) else { return false };
+        self.send_cancel(&pending, CancelReason::Cancelled, now);
         true
     }
 }
 
 impl Session {
+    /// Tells whoever works on a call of version 2 that nobody waits for it any more.
+    pub(crate) fn send_cancel(&mut self, pending: &Pending, reason: CancelReason, now: Now) {
+        if let CallKey::V2(number) = pending.key
+            && let Some(conn) = self.pool.open(pending.conn)
+        {
+            conn.outbound.extend(|out| v2::encode::cancel(out, number.to_wire(), reason));
+            self.queued_unasked(pending.conn, now);
+        }
+    }
+
+    /// Remembers a call that this session has to end with the request that it was made for.
+    fn note_child(&mut self, aim: &Aim<'_>, id: CallId) {
+        let is_on_lane = aim.conn.is_lane();
+        if is_on_lane {
+            self.lane_taken(aim.conn);
+        }
+        let Lineage::InWork(parent) = aim.lineage else { return };
+        let Session { requests, calls, .. } = self;
+        let Some(in_work) = requests.get_mut(parent).filter(|in_work| is_on_lane || in_work.conn.is_lane()) else {
+            return;
+        };
+        if in_work.children.len() == in_work.children.capacity() {
+            in_work.children.retain(|&child| calls.contains(child));
+        }
+        in_work.children.push(id);
+    }
+
     /// Everything that can be wrong with a call, but for what shows when it is written.
     fn admit_call<'a>(&mut self, call: &CallRequest<'a>, takes_slot: bool, now: Now) -> Result<Aim<'a>, ErrorBody> {
         check_call_names(call)?;
-        if !self.announced {
+        // A lane needs no gateway.
+        let lane = self.pool.lane_to(call.to, self.config.queue_bytes_max);
+        if !self.announced && lane.is_none() {
             return Err(ErrorBody::new(ErrorCode::NotConnected, "not connected to the gateway"));
         }
         let (lineage, timeout_ms) = self.lineage(call, now)?;
@@ -154,7 +185,8 @@ impl Session {
         check_nesting(call.params).map_err(unsendable)?;
         // A call that is made for another goes where the answer to that will go, so that it cannot arrive behind it.
         let preferred = match lineage {
-            Lineage::InWork(id) => self.requests.get(id).map(|in_work| in_work.conn),
+            _ if lane.is_some() => lane,
+            Lineage::InWork(id) => self.requests.get(id).map(|in_work| in_work.conn).filter(|conn| !conn.is_lane()),
             _ => None,
         };
         let queue_bytes_max = config.queue_bytes_max;
@@ -212,15 +244,28 @@ impl Session {
     }
 
     /// Queues a call of version 2, and the binding of its route if need be.
-    fn write_numbered(&mut self, call: &CallRequest<'_>, aim: &Aim<'_>, kind: FrameKind, id: u64, origin: u64) {
+    fn write_numbered(
+        &mut self,
+        call: &CallRequest<'_>,
+        aim: &Aim<'_>,
+        kind: FrameKind,
+        id: u64,
+        Prepared { parent, root }: Prepared,
+    ) {
         let conn = self.pool.at(aim.conn.index as usize);
         let link = conn.v2.as_mut().expect("the connection speaks version 2");
-        let (route, is_new) = link.routes.number(call.to);
+        // At the other end of a lane is the callee, which gets what a gateway would make of the call.
+        let (origin, route, is_new) = if aim.conn.is_lane() {
+            (id, 0, false)
+        } else {
+            let (route, is_new) = link.routes.number(call.to);
+            (parent, route, is_new)
+        };
         // 0 would be as long as the gateway likes.
         let timeout_ms = u32::try_from(aim.timeout_ms.max(1)).expect("a day has fewer than 2^32 ms");
         let section = self.section.as_slice();
         let codec = Codec::of(call.params);
-        let head = CallHead { kind, id, origin, root: 0, peer: route, timeout_ms, method: call.method, section, codec };
+        let head = CallHead { kind, id, origin, root, peer: route, timeout_ms, method: call.method, section, codec };
         conn.outbound.extend(|out| {
             if is_new {
                 v2::encode::resolve(out, route, call.to);
@@ -246,24 +291,33 @@ impl Session {
         queued.map_err(|error| append_error(error, config.frame_bytes_max))
     }
 
-    /// Fills the scratch section for a call of version 2; gives the number of the parent, under which the gateway knows the rest,
-    /// or 0.
-    fn prepare_section(&mut self, call: &CallRequest<'_>, lineage: Lineage<'_>) -> Result<u64, ErrorBody> {
+    /// Fills the scratch section for a call of version 2, unless the gateway knows it, or the chain begins.
+    fn prepare_section(&mut self, call: &CallRequest<'_>, aim: &Aim<'_>) -> Result<Prepared, ErrorBody> {
+        let is_on_lane = aim.conn.is_lane();
         let Session { section: out, requests, config, .. } = self;
         out.clear();
-        let written = match lineage {
+        let written = match aim.lineage {
+            Lineage::Begins if is_on_lane => {
+                self.roots = self.roots.wrapping_add(1);
+                return Ok(Prepared { parent: 0, root: RootStamp::new(self.now.wall_ms, self.roots).0 });
+            }
             Lineage::Begins => Ok(()),
             Lineage::Continues(parent) => write_child(parent, call.to, out),
             Lineage::Is(given) => section::write(out, &given.root, given.depth, given.chain.iter().map(String::as_str)),
             Lineage::InWork(id) => {
                 let in_work = requests.get(id).expect("in work a moment ago");
-                if let Echo::V2 { number } = in_work.echo {
-                    return Ok(number);
+                if let Echo::V2 { number } = in_work.echo
+                    && !is_on_lane
+                    && !in_work.conn.is_lane()
+                {
+                    return Ok(Prepared { parent: number, root: 0 });
                 }
                 in_work.context.write_child(&in_work.from, &config.service_name, call.to, out)
             }
         };
-        written.map(|()| 0).map_err(|error: WireError| ErrorBody::new(ErrorCode::InvalidContext, error.to_string()))
+        written
+            .map(|()| Prepared::default())
+            .map_err(|error: WireError| ErrorBody::new(ErrorCode::InvalidContext, error.to_string()))
     }
 
     /// Fills the scratch context for a call of version 1, unless the call brings its own. Reuses the memory of the scratch context:

@@ -1,5 +1,6 @@
 //! Calls of others that this client is working on.
 
+use crate::calls::CallId;
 use crate::conns::ConnId;
 use crate::context::RequestContext;
 use crate::slots::Slots;
@@ -68,6 +69,9 @@ pub(crate) struct InWork {
     pub(crate) context: RequestContext,
     /// Its deadline, on the clock of the timers.
     pub(crate) due_ms: u64,
+    /// Calls made for it whose end nobody else sees to when it is given up: those that are on a lane, or belong to a request that is. Some
+    /// may have ended.
+    pub(crate) children: Vec<CallId>,
     /// Fires at the deadline. `None` only while the request is being taken in.
     pub(crate) timer: Option<TimerId>,
 }
@@ -107,6 +111,10 @@ impl RequestTable {
 
     pub(crate) fn get(&self, id: RequestId) -> Option<&InWork> {
         self.slots.get(id.slot, id.generation)
+    }
+
+    pub(crate) fn get_mut(&mut self, id: RequestId) -> Option<&mut InWork> {
+        self.slots.get_mut(id.slot, id.generation)
     }
 
     /// Ends a request: the only way out of the table, so it is answered at most once.

@@ -1,6 +1,6 @@
 //! Commands and inputs in, outputs out.
 
-use crate::calls::{CallId, CallTable};
+use crate::calls::{CallId, CallTable, Pending};
 use crate::config::SessionConfig;
 use crate::connect::Attempt;
 use crate::conns::{ConnId, Pool};
@@ -17,6 +17,7 @@ use bro_proto::rng::Rng;
 use bro_proto::time::Now;
 use bro_proto::timer::TimerWheel;
 use bro_proto::v1::{Payload, ScanError};
+use bro_proto::v2::CancelReason;
 use bytes::Bytes;
 use std::collections::VecDeque;
 
@@ -77,6 +78,8 @@ pub struct Session {
     pub(crate) id_text: String,
     /// Scratch space for the context section of the call of version 2 being made.
     pub(crate) section: Vec<u8>,
+    /// Counts the chains that begin on lanes.
+    pub(crate) roots: u64,
 }
 
 /// What a timer is for.
@@ -121,6 +124,7 @@ impl Session {
             context: CallContext { root: String::new(), chain: Vec::new(), depth: 0, deadline_ms: 0 },
             id_text: String::new(),
             section: Vec::new(),
+            roots: rng.next_u64(),
             rng,
             config,
         })
@@ -181,7 +185,7 @@ impl Session {
         self.now = now;
         while let Some(timer) = self.timers.expire(now.mono_ms()) {
             match timer {
-                Timer::Call(id) => self.expire_call(id),
+                Timer::Call(id) => self.expire_call(id, now),
                 Timer::Request(id) => self.expire_request(id, now),
                 Timer::Conn(id) => self.expire_conn(id, now),
                 Timer::Stall(id) => self.check_stall(id, now),
@@ -196,6 +200,9 @@ impl Session {
 impl Session {
     /// What the driver has to do next.
     pub fn poll_output(&mut self) -> Option<Output> {
+        if self.outputs.is_empty() {
+            self.finish_lanes();
+        }
         self.outputs.pop_front().or_else(|| self.poll_drained())
     }
 
@@ -251,6 +258,7 @@ impl Session {
         SessionStatus {
             connected: self.announced,
             connections_registered: self.pool.registered,
+            lanes: self.pool.open_lanes().len(),
             connections_v2: self.pool.iter().filter(|conn| conn.v2.is_some()).count(),
             pending_calls: self.calls.len(),
             requests_in_work: self.requests.len(),
@@ -292,15 +300,32 @@ impl Session {
 
     /// Ends a call and tells so. Does nothing when it has ended already.
     pub(crate) fn end_call(&mut self, id: CallId, outcome: Result<OwnedPayload, ErrorBody>, origin: Origin) {
-        let Some(pending) = self.calls.remove(id) else { return };
-        if let Some(timer) = pending.timer {
-            self.timers.remove(timer);
+        let Some(pending) = self.take_call(id) else { return };
+        if pending.conn.is_lane() {
+            self.count_lane_call(pending.conn, outcome.is_err());
         }
         self.tell(SessionEvent::CallDone { id, request_id: pending.key, outcome, origin });
     }
 
-    fn expire_call(&mut self, id: CallId) {
-        let Some(pending) = self.calls.remove(id) else { return };
+    /// Takes a call out of the table, with everything that leads to it.
+    pub(crate) fn take_call(&mut self, id: CallId) -> Option<Pending> {
+        let pending = self.calls.remove(id)?;
+        if let Some(timer) = pending.timer {
+            self.timers.remove(timer);
+        }
+        if pending.conn.is_lane() {
+            self.lane_released(pending.conn);
+        }
+        Some(pending)
+    }
+
+    /// A call has waited long enough. On a lane nobody but its caller keeps its deadline: the callee has to be told.
+    fn expire_call(&mut self, id: CallId, now: Now) {
+        let Some(pending) = self.take_call(id) else { return };
+        if pending.conn.is_lane() {
+            self.count_lane_call(pending.conn, true);
+            self.send_cancel(&pending, CancelReason::Deadline, now);
+        }
         let error = ErrorBody::new(ErrorCode::Timeout, format!("no answer within {} ms", pending.timeout_ms));
         self.tell(SessionEvent::CallDone { id, request_id: pending.key, outcome: Err(error), origin: Origin::Local });
     }

@@ -22,6 +22,8 @@ pub struct ClientBuilder {
     pub(crate) gateway_path: PathBuf,
     pub(crate) serializer: Serializer,
     pub(crate) speaks_v2: bool,
+    pub(crate) takes_lanes: bool,
+    pub(crate) lane_spin: Duration,
     pub(crate) keeps_cancelled: bool,
     pub(crate) pool_size: u32,
     pub(crate) auto_reconnect: bool,
@@ -46,6 +48,8 @@ impl ClientBuilder {
             gateway_path: PathBuf::from(DEFAULT_GATEWAY_PATH),
             serializer: Serializer::Json,
             speaks_v2: true,
+            takes_lanes: true,
+            lane_spin: Duration::ZERO,
             keeps_cancelled: false,
             pool_size: 1,
             auto_reconnect: true,
@@ -71,6 +75,21 @@ impl ClientBuilder {
     /// chooses for itself.
     pub fn serializer(mut self, serializer: Serializer) -> Self {
         self.serializer = serializer;
+        self
+    }
+
+    /// Whether to take lanes: direct ways to services that this client calls much or is called much by, which the gateway offers.
+    /// Default true. Calls need not know: those on a lane are faster, and go on while the gateway is away. See `docs/lanes.md`.
+    pub fn lanes(mut self, take_lanes: bool) -> Self {
+        self.takes_lanes = take_lanes;
+        self
+    }
+
+    /// How long the client may spin for the next bytes of a lane before it sleeps, at most a millisecond. Default zero. It takes a core
+    /// while it spins, and other tasks of its thread wait: for programs that have both to spare, and only where calls follow each other
+    /// at once. It spins less by itself where that does not pay.
+    pub fn lane_spin(mut self, longest: Duration) -> Self {
+        self.lane_spin = longest;
         self
     }
 

@@ -65,6 +65,8 @@ pub struct ClientStatus {
     pub registered: bool,
     /// The name of the service.
     pub service_name: String,
+    /// Open lanes to other services.
+    pub lanes: usize,
     /// Calls that wait for their answer.
     pub pending_requests: usize,
     /// How many methods are registered.
@@ -291,6 +293,7 @@ impl Client {
             connected: state.connected.load(Ordering::Acquire),
             registered: state.registered.load(Ordering::Acquire),
             service_name: self.shared.service_name.clone(),
+            lanes: state.lanes.load(Ordering::Acquire),
             pending_requests: state.pending.load(Ordering::Acquire),
             registered_methods: self.shared.methods.len(),
         }
@@ -363,7 +366,10 @@ impl Client {
         async move {
             let params = params?;
             let not_connected = || Error::local(ErrorCode::NotConnected, "the client is not connected to a gateway");
-            if !shared.state.registered.load(Ordering::Acquire) {
+            // A lane needs no gateway; whether there is one to this service, the task knows.
+            let may_reach =
+                shared.state.registered.load(Ordering::Acquire) || shared.state.lanes.load(Ordering::Acquire) > 0;
+            if !may_reach {
                 return Err(not_connected());
             }
             let begun = Instant::now();
@@ -429,6 +435,7 @@ pub(crate) struct State {
     pub(crate) connected: AtomicBool,
     pub(crate) registered: AtomicBool,
     pub(crate) pending: AtomicUsize,
+    pub(crate) lanes: AtomicUsize,
     /// Set by handles, taken back by the task: one `MethodsChanged` is queued at most.
     pub(crate) methods_changed: AtomicBool,
 }

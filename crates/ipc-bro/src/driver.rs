@@ -87,6 +87,7 @@ impl Driver {
         config.metadata.clone_from(&builder.metadata);
         config.encoding = builder.serializer;
         config.speaks_v2 = builder.speaks_v2;
+        config.takes_lanes = builder.speaks_v2 && builder.takes_lanes;
         config.pool_size = builder.pool_size;
         config.auto_reconnect = builder.auto_reconnect;
         config.reconnect_delay_ms = whole_ms(builder.reconnect_delay);
@@ -96,7 +97,8 @@ impl Driver {
         let seed = RandomState::new().hash_one(std::process::id());
         let session =
             Session::new(config, seed, clock.now()).map_err(|body| Error::from_body(body, FailedBy::Local))?;
-        let sockets = Sockets::new(builder.gateway_path.clone());
+        let mut sockets = Sockets::new(builder.gateway_path.clone());
+        sockets.lanes.spin = builder.lane_spin;
         let (timeout, keeps_cancelled) = (builder.timeout, builder.keeps_cancelled);
         Ok(Self { session, clock, sockets, timeout, keeps_cancelled, calls, control })
     }
@@ -188,6 +190,7 @@ impl Task {
             }
             is_busy |= self.take_outputs(now);
             is_busy |= self.write(cx);
+            self.shared.state.lanes.store(self.sockets.lanes.len(), Ordering::Release);
             if self.sockets.poll_last_bytes(cx).is_ready() {
                 for waiting in self.disconnecting.drain(..) {
                     // Nobody may be waiting any more.
@@ -392,6 +395,25 @@ impl Task {
                 Input::Closed(reason) => self.session.handle_closed(conn, &reason, now),
             }
         }
+        let mut at = 0;
+        while at < self.sockets.lanes.len() {
+            match self.sockets.lanes.poll_input(at, cx) {
+                Poll::Ready((conn, Input::Closed(reason))) => {
+                    self.session.handle_closed(conn, &reason, now);
+                    is_busy = true;
+                    continue; // another lane has its place
+                }
+                Poll::Ready((conn, Input::Chunk(chunk))) => {
+                    if self.shared.state.methods_changed.load(Ordering::Acquire) {
+                        self.sync_methods(now);
+                    }
+                    self.session.handle_bytes(conn, &chunk, now);
+                    is_busy = true;
+                }
+                Poll::Ready((_, Input::Connected | Input::ConnectFailed(_))) | Poll::Pending => {}
+            }
+            at += 1;
+        }
         is_busy
     }
 
@@ -407,6 +429,17 @@ impl Task {
                 continue;
             }
             if let Poll::Ready(written) = self.sockets.poll_write(index, outbound.chunk(), cx) {
+                outbound.advance(written);
+                is_busy = true;
+            }
+        }
+        for conn in self.sockets.lanes.conns().collect::<Vec<_>>() {
+            let Some(outbound) = self.session.outbound(conn) else { continue };
+            while !outbound.is_empty() {
+                let written = self.sockets.lanes.write(conn, outbound.chunk());
+                if written == 0 {
+                    break;
+                }
                 outbound.advance(written);
                 is_busy = true;
             }

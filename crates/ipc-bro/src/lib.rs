@@ -67,6 +67,7 @@ mod driver;
 mod error;
 mod event;
 mod handler;
+mod lanes;
 mod msgpack_numbers;
 mod outputs;
 mod payload;
@@ -75,8 +76,8 @@ mod table;
 
 #[cfg(feature = "gateway")]
 pub use bro_gateway::{
-    CloseReason, Counters, EventMask, Gateway, GatewayConfig, GatewayEvent, InstanceView, PeerId, RouterConfig,
-    ServiceView, StartError, Status, StopReason, Stopped,
+    CloseReason, Counters, EventMask, Gateway, GatewayConfig, GatewayEvent, InstanceView, LanePolicy, PeerId,
+    RouterConfig, ServiceView, StartError, Status, StopReason, Stopped,
 };
 pub use bro_proto::v1::Encoding;
 pub use bro_proto::{CallContext, ErrorCode, limits};

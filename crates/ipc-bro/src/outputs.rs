@@ -23,6 +23,14 @@ impl Task {
             match output {
                 Output::Connect(conn) => self.sockets.open(conn),
                 Output::Close { conn, unsent } => self.sockets.close(conn, unsent),
+                Output::LaneOffered { lane, via, is_first } => {
+                    let is_open = self.sockets.open_lane(lane, via, is_first);
+                    match lane {
+                        Some(lane) if is_open => self.session.handle_lane_opened(lane, now),
+                        Some(lane) => self.session.handle_lane_failed(lane, now),
+                        None => {}
+                    }
+                }
                 Output::Event(event) => self.take_event(event, now),
             }
         }

@@ -1,4 +1,5 @@
-//! Arrows between crates go down only: proto ← router ← gateway, proto ← session ← ipc-bro, the rest on top.
+//! Arrows between crates go down only: proto ← router ← gateway, proto ← session ← ipc-bro,
+//! proto ← lane ← gateway and ipc-bro, the rest on top.
 
 use toml::{Table, Value};
 
@@ -10,8 +11,9 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("bro-proto", &[]),
     ("bro-router", &["bro-proto"]),
     ("bro-session", &["bro-proto"]),
-    ("bro-gateway", &["bro-proto", "bro-router"]),
-    ("ipc-bro", &["bro-proto", "bro-session", "bro-gateway"]),
+    ("bro-lane", &["bro-proto"]),
+    ("bro-gateway", &["bro-proto", "bro-router", "bro-lane"]),
+    ("ipc-bro", &["bro-proto", "bro-session", "bro-lane", "bro-gateway"]),
     // Its v1 programs speak the wire with code of their own, so that they can tell when bro-proto is wrong.
     ("bro-testing", &["bro-proto", "ipc-bro"]),
 ];

@@ -1,6 +1,6 @@
 //! `bro gateway`
 
-use crate::cli::{GatewayArgs, parse_mode};
+use crate::cli::{GatewayArgs, Lanes, parse_mode};
 use crate::exit::Failure;
 use crate::output::in_ms;
 use bro_gateway::{Gateway, GatewayConfig};
@@ -24,6 +24,7 @@ struct ConfigFile {
     drain_timeout_ms: Option<u64>,
     debug: Option<bool>,
     log_json: Option<bool>,
+    lanes: Option<Lanes>,
     #[serde(default)]
     limits: LimitsFile,
 }
@@ -119,6 +120,9 @@ fn merge(args: GatewayArgs, file: ConfigFile, debug: bool) -> Result<GatewayConf
     if let Some(drain_ms) = ms(args.drain_timeout, file.drain_timeout_ms) {
         config.drain_timeout_ms = drain_ms;
     }
+    if let Some(lanes) = args.lanes.or(file.lanes) {
+        router.lanes = lanes.policy();
+    }
     let limits = file.limits;
     let keep = |target: &mut usize, value: Option<usize>| *target = value.unwrap_or(*target);
     keep(&mut router.frame_bytes_max, limits.frame_bytes_max);
@@ -147,6 +151,7 @@ mod tests {
         GatewayArgs {
             socket: None,
             config: None,
+            lanes: None,
             mode: None,
             heartbeat_interval: None,
             timeout: None,

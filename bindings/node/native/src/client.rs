@@ -395,6 +395,7 @@ impl State {
                     Told::CallDone(CallDone { promise, request_id, outcome, origin })
                 }
                 Output::Event(event) => Told::Event(event),
+                Output::LaneOffered { .. } => unreachable!("this client takes no lanes"),
                 Output::Connect(conn) => Told::Connect(conn),
                 Output::Close { conn, unsent } => Told::Close { conn, unsent },
             };

@@ -3,6 +3,7 @@
 //! - [`frame`]: reading a frame; nothing is allocated.
 //! - [`encode`]: building frames, and completing a call in place on its way through the gateway.
 //! - [`section`]: the context section of calls that do not begin a chain.
+//! - [`lane`]: what the frames about lanes carry.
 //! - [`number`]: call numbers and root stamps, and the texts that people see.
 //!
 //! A v2 frame has the prefix of v1, and its body begins with [`MARK`], which begins no v1 body. So both can stand on one
@@ -11,6 +12,7 @@
 
 pub mod encode;
 pub mod frame;
+pub mod lane;
 pub mod number;
 pub mod section;
 

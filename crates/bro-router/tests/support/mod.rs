@@ -4,7 +4,7 @@
 use bro_proto::Now;
 use bro_proto::v1::Encoding;
 use bro_proto::v2;
-use bro_router::{CloseReason, Event, EventMask, Outbox, Part, PeerId, PeerIdentity, Router, RouterConfig};
+use bro_router::{CloseReason, Event, EventMask, LaneOffer, Outbox, Part, PeerId, PeerIdentity, Router, RouterConfig};
 use serde_json::{Value, json};
 
 /// Orders of the router, in order.
@@ -16,6 +16,7 @@ pub struct Orders {
     pub closed: Vec<(PeerId, CloseReason)>,
     pub paused: Vec<PeerId>,
     pub resumed: Vec<PeerId>,
+    pub offers: Vec<LaneOffer>,
     pub events: Vec<String>,
 }
 
@@ -35,6 +36,10 @@ impl Outbox for Orders {
 
     fn resume(&mut self, peer: PeerId) {
         self.resumed.push(peer);
+    }
+
+    fn offer_lane(&mut self, offer: LaneOffer) {
+        self.offers.push(offer);
     }
 
     fn event(&mut self, event: Event<'_>) {

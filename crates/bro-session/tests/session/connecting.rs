@@ -388,6 +388,7 @@ fn a_gateway_that_takes_no_byte_is_given_up() {
         pair.session.handle_time(pair.now);
         while let Some(output) = pair.session.poll_output() {
             match output {
+                bro_session::Output::LaneOffered { .. } => unreachable!("this client takes no lanes"),
                 bro_session::Output::Event(event) => pair.events.push_back(event),
                 bro_session::Output::Close { conn, unsent } => {
                     assert!(!unsent.is_empty() || conn.index == 0);

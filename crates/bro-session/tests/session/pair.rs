@@ -23,6 +23,10 @@ pub(crate) struct Pair {
     /// Connections that the session closed, with the frames it still wanted written.
     pub(crate) closed: VecDeque<(ConnId, Vec<Value>)>,
     pub(crate) events: VecDeque<SessionEvent>,
+    /// Lanes that were offered.
+    pub(crate) offered: VecDeque<(Option<ConnId>, ConnId, bool)>,
+    /// Bytes for the other ends of lanes.
+    pub(crate) laned: Vec<(ConnId, Vec<u8>)>,
     /// Bytes of frames that are not whole.
     partial: Vec<(ConnId, Vec<u8>)>,
 }
@@ -44,6 +48,8 @@ impl Pair {
             sent: VecDeque::new(),
             closed: VecDeque::new(),
             events: VecDeque::new(),
+            offered: VecDeque::new(),
+            laned: Vec::new(),
             partial: Vec::new(),
         }
     }
@@ -161,11 +167,16 @@ impl Pair {
         while let Some(output) = self.session.poll_output() {
             match output {
                 Output::Connect(conn) => self.asked.push_back(conn),
+                Output::Close { conn, unsent } if conn.is_lane() => {
+                    self.laned.push((conn, unsent));
+                    self.closed.push_back((conn, Vec::new()));
+                }
                 Output::Close { conn, unsent } => {
                     self.asked.retain(|&asked| asked != conn);
                     self.partial.retain(|(id, _)| *id != conn);
                     self.closed.push_back((conn, split_frames(&unsent, self.encoding).0));
                 }
+                Output::LaneOffered { lane, via, is_first } => self.offered.push_back((lane, via, is_first)),
                 Output::Event(event) => self.events.push_back(event),
             }
         }
@@ -173,6 +184,10 @@ impl Pair {
             let outbound = self.session.outbound(conn).expect("named a moment ago");
             let bytes = outbound.chunk().to_vec();
             outbound.advance(bytes.len());
+            if conn.is_lane() {
+                self.laned.push((conn, bytes));
+                continue;
+            }
             let index = self.partial.iter().position(|(id, _)| *id == conn).unwrap_or_else(|| {
                 self.partial.push((conn, Vec::new()));
                 self.partial.len() - 1

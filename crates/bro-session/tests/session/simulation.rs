@@ -314,6 +314,7 @@ impl World {
     fn poll(&mut self, is_disconnect: bool) {
         while let Some(output) = self.session.poll_output() {
             match output {
+                Output::LaneOffered { .. } => unreachable!("this client takes no lanes"),
                 Output::Connect(conn) => {
                     assert!(self.links.insert(conn, Link::default()).is_none(), "a new id");
                 }

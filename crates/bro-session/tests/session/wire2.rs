@@ -9,9 +9,31 @@ pub(crate) const NAME: u8 = 8;
 pub(crate) const PING: u8 = 9;
 pub(crate) const PONG: u8 = 10;
 pub(crate) const DRAIN: u8 = 11;
+pub(crate) const LANE_OFFER: u8 = 16;
+pub(crate) const LANE_READY: u8 = 17;
+pub(crate) const LANE_CLOSE: u8 = 18;
 
-const KINDS: [&str; 12] =
-    ["", "CALL", "RESPONSE", "ERROR", "CANCEL", "NOTIFY", "RESOLVE", "", "NAME", "PING", "PONG", "DRAIN"];
+const KINDS: [&str; 19] = [
+    "",
+    "CALL",
+    "RESPONSE",
+    "ERROR",
+    "CANCEL",
+    "NOTIFY",
+    "RESOLVE",
+    "",
+    "NAME",
+    "PING",
+    "PONG",
+    "DRAIN",
+    "STATS",
+    "",
+    "",
+    "",
+    "LANE_OFFER",
+    "LANE_READY",
+    "LANE_CLOSE",
+];
 
 /// A frame with nothing but `rest` behind its header.
 pub(crate) fn frame(kind: u8, flags: u8, codec: u8, id: u64, rest: &[u8]) -> Vec<u8> {
@@ -124,7 +146,8 @@ pub(crate) fn read(body: &[u8]) -> Value {
             frame["stack"] = text(stack);
         }
         "RESOLVE" => frame["service"] = text(rest),
-        "CANCEL" | "PING" | "PONG" | "DRAIN" => assert!(rest.is_empty()),
+        "STATS" => frame["stats"] = [0, 8, 16].map(|at| number(&rest[at..at + 8])).to_vec().into(),
+        "CANCEL" | "PING" | "PONG" | "DRAIN" | "LANE_READY" | "LANE_CLOSE" => assert!(rest.is_empty()),
         other => panic!("a client does not send {other}"),
     }
     frame

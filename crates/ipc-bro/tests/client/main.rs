@@ -4,6 +4,7 @@ mod calls;
 mod cancelling;
 mod chains;
 mod failures;
+mod lanes;
 mod lifecycle;
 mod load;
 mod place;

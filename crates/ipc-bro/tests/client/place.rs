@@ -1,6 +1,6 @@
 //! A gateway of a test's own, and the end of tests that hang.
 
-use ipc_bro::{Client, ClientBuilder, Gateway, GatewayConfig, Serializer};
+use ipc_bro::{Client, ClientBuilder, EventMask, Gateway, GatewayConfig, LanePolicy, Serializer};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -41,7 +41,19 @@ impl Place {
     }
 
     pub fn start(&mut self) {
-        self.gateway = Some(Gateway::start(GatewayConfig::new(&self.socket)).unwrap());
+        self.start_with(LanePolicy::Off);
+    }
+
+    pub fn start_with(&mut self, lanes: LanePolicy) {
+        let mut config = GatewayConfig::new(&self.socket);
+        config.router.lanes = lanes;
+        // Somebody may want to listen later.
+        let sink = Box::new(|_| {});
+        self.gateway = Some(Gateway::start_with_events(config, EventMask::NONE, sink).unwrap());
+    }
+
+    pub fn gateway(&self) -> &Gateway {
+        self.gateway.as_ref().unwrap()
     }
 
     pub fn stop(&mut self) {
