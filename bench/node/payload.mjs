@@ -5,8 +5,9 @@ import assert from "node:assert/strict";
 export const PAYLOAD_BYTES = 410;
 /** The large string has so many bytes and characters. */
 export const LARGE_BYTES = 1024 * 1024;
-/** What can be sent: `make` gives one that differs from the one before. */
+/** What can be sent: `make` gives one that differs from the one before, `check` is given it and the answer. */
 export const PAYLOADS = {
+  small: { make: small, check: checkUser },
   order: { make: order, check: checkObject },
   flat: { make: flat, check: checkObject },
   large: { make: large, check: checkLarge },
@@ -18,6 +19,16 @@ const FIRST_SEQUENCE = 100_000_000;
 const COMPARED_EVERY = 256;
 
 let sequence = FIRST_SEQUENCE;
+
+/** The call of the readme: small parameters, and a small answer that is made by {@link userOf}. */
+function small() {
+  return { userId: String(sequence++ % 1000) };
+}
+
+/** What the callee answers to `small`. */
+export function userOf({ userId }) {
+  return { id: userId, name: "Ada Byron", email: "ada.byron@example.org" };
+}
 
 /** Five objects, two arrays, numbers and short strings: what programs send each other. */
 function order() {
@@ -67,6 +78,11 @@ function checkObject(sent, echo) {
   }
   // By way of JSON: some give objects of classes of their own.
   if (sent.sequence % COMPARED_EVERY === 0) assert.deepEqual(JSON.parse(JSON.stringify(echo)), sent);
+}
+
+function checkUser({ userId }, user) {
+  if (user?.id === userId && user.name === "Ada Byron" && user.email === "ada.byron@example.org") return;
+  throw new Error(`wrong user: asked for ${userId}, came back ${JSON.stringify(user)?.slice(0, 1000)}`);
 }
 
 function checkLarge(sent, echo) {

@@ -7,11 +7,21 @@ const FIGURES = [
   { name: "one p99 us", phase: "one", value: "p99", better: "less" },
   { name: "64 calls/s", phase: "64", value: "perSecond", better: "more" },
   { name: "512 calls/s", phase: "512", value: "perSecond", better: "more" },
+  { name: "small 64 calls/s", phase: "small 64", value: "perSecond", better: "more" },
+  { name: "small 512 calls/s", phase: "small 512", value: "perSecond", better: "more" },
   { name: "1 MiB p50 us", phase: "large", value: "p50", better: "less" },
 ];
 const PROCESSES = ["caller", "carrier", "callee"];
-/** Phases whose processor time is shown. */
-const CPU_PHASES = ["one", "64", "512", "large"];
+/** Figures, and phases whose processor time is shown, in the tables that they stand in. */
+const FIGURES_TOGETHER = [
+  ["one p50 us", "one p99 us", "1 MiB p50 us"],
+  ["64 calls/s", "512 calls/s", "small 64 calls/s", "small 512 calls/s"],
+];
+const CPU_PHASES_TOGETHER = [
+  ["one", "large"],
+  ["64", "512", "small 64", "small 512"],
+];
+const CPU_PHASES = CPU_PHASES_TOGETHER.flat();
 
 const GOALS = [
   { what: "64 in flight, calls/s, at least 4.5 x node-ipc", figure: "64 calls/s", of: REFERENCE, atLeast: 4.5 },
@@ -57,31 +67,37 @@ export function summarise(names, rounds) {
 
 /** The summary as text. */
 export function table({ rows, goals }) {
-  const head = ["", ...FIGURES.flatMap(({ name }) => [name, "(spread)", "x"])];
-  const lines = Object.entries(rows).map(([name, { figures, ratios }]) => [
-    name,
-    ...FIGURES.flatMap(({ name: figure }) => {
-      const { median: middle, least, greatest } = figures[figure];
-      const ratio = ratios?.[figure];
+  const parts = FIGURES_TOGETHER.map((figures) => figuresGrid(figures, rows));
+  parts.push(`x: times better than ${REFERENCE} in the same round, median of rounds\n`);
+  parts.push(...CPU_PHASES_TOGETHER.map((phases) => processorGrid(phases, rows)));
+  const goalLines = goals.map(({ what, ratio, isMet }) => [what, ratio.toFixed(2), isMet ? "met" : "missed"]);
+  if (goalLines.length > 0) parts.push(grid([["goal", "x", ""], ...goalLines]));
+  return parts.join("\n");
+}
+
+function figuresGrid(names, rows) {
+  const head = ["", ...names.flatMap((name) => [name, "(spread)", "x"])];
+  const lines = Object.entries(rows).map(([row, { figures, ratios }]) => [
+    row,
+    ...names.flatMap((name) => {
+      const { median: middle, least, greatest } = figures[name];
+      const ratio = ratios?.[name];
       return [number(middle), `${number(least)}-${number(greatest)}`, ratio === undefined ? "" : ratio.toFixed(2)];
     }),
   ]);
-  const cpuHead = [
-    "CPU us per call",
-    ...CPU_PHASES.flatMap((phase) => [...PROCESSES, "all"].map((role) => `${phase} ${role}`)),
-  ];
-  const cpuLines = Object.entries(rows).map(([name, { cpuMicrosecondsPerCall: cpu }]) => [
-    name,
-    ...CPU_PHASES.flatMap((phase) => {
+  return `${grid([head, ...lines])}\n`;
+}
+
+function processorGrid(phases, rows) {
+  const head = ["CPU us per call", ...phases.flatMap((phase) => [...PROCESSES, "all"].map((role) => `${phase} ${role}`))];
+  const lines = Object.entries(rows).map(([row, { cpuMicrosecondsPerCall: cpu }]) => [
+    row,
+    ...phases.flatMap((phase) => {
       const all = Object.values(cpu[phase]).reduce((sum, time) => sum + time, 0);
       return [...PROCESSES.map((role) => cpu[phase][role]), all].map((time) => time?.toFixed(1) ?? "-");
     }),
   ]);
-  const goalLines = goals.map(({ what, ratio, isMet }) => [what, ratio.toFixed(2), isMet ? "met" : "missed"]);
-  const parts = [grid([head, ...lines]), `x: times better than ${REFERENCE} in the same round, median of rounds`, ""];
-  parts.push(grid([cpuHead, ...cpuLines]));
-  if (goalLines.length > 0) parts.push("", grid([["goal", "x", ""], ...goalLines]));
-  return parts.join("\n");
+  return `${grid([head, ...lines])}\n`;
 }
 
 function goalsOf(name, rounds) {

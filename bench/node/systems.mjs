@@ -22,7 +22,7 @@ export const SYSTEMS = [
 ];
 
 /**
- * What is measured of each, in this order, with objects of the kind `payload`. `seconds` and `calls` bound every phase, whichever is
+ * What is measured of each, in this order: small calls, objects of the kind `payload`, and a large string. `seconds` and `calls` bound every phase, whichever is
  * reached first.
  */
 export function phasesOf(payload) {
@@ -32,6 +32,9 @@ export function phasesOf(payload) {
     { name: "one", payload, inFlight: 1, seconds: 1, calls: 20_000 },
     { name: "64", payload, inFlight: 64, seconds: 1.5, calls: 500_000 },
     { name: "512", payload, inFlight: 512, seconds: 1.5, calls: 500_000 },
+    { name: "warm up small", payload: "small", inFlight: 64, seconds: 0.5, calls: 60_000 },
+    { name: "small 64", payload: "small", inFlight: 64, seconds: 1.5, calls: 1_000_000 },
+    { name: "small 512", payload: "small", inFlight: 512, seconds: 1.5, calls: 1_000_000 },
     { name: "warm up large", payload: "large", inFlight: 1, seconds: 1, calls: 8 },
     { name: "large", payload: "large", inFlight: 1, seconds: 1.5, calls: 60 },
   ];

@@ -1,19 +1,20 @@
 //! How much memory a gateway needs for a service that is connected and does nothing.
 
+use crate::children::Children;
+use crate::figures::{Case, Figure, Measurement};
+use crate::rows::Plan;
+use crate::window::say;
+use anyhow::{Context as _, Result, ensure};
 use bro_gateway::{Gateway, GatewayConfig};
 use bro_proto::frame::finish_frame;
 use bro_proto::limits::FRAME_PREFIX_BYTES;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
-use std::error::Error;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
 use std::time::{Duration, Instant};
-
-/// Makes this program the gateway that is measured, in a process of its own.
-pub(crate) const GATEWAY_ARGUMENT: &str = "idle-gateway";
 
 /// What one connection may cost, in bytes.
 const BYTES_PER_SERVICE_MAX: u64 = 1024;
@@ -22,69 +23,83 @@ const BYTES_PER_SERVICE_MAX: u64 = 1024;
 const OTHER_DESCRIPTORS: u64 = 64;
 
 /// Prints the figures. True when the goal is met.
-pub(crate) fn measure(services: u64) -> Result<bool, Box<dyn Error>> {
-    raise_open_files_limit(services + OTHER_DESCRIPTORS)?;
-    let directory = std::env::temp_dir().join(format!("bro-bench-{}", std::process::id()));
-    fs::create_dir(&directory)?;
-    let measured = measure_in(&directory.join("gateway.sock"), services);
-    fs::remove_dir_all(&directory)?;
-    measured
+pub(crate) fn measure(services: u64) -> Result<bool> {
+    let found = Found::of(services)?;
+    println!("{services} services connected and registered in {} ms", found.took.as_millis());
+    println!("                      VmRSS   Private_Dirty");
+    for (name, memory) in [("fresh gateway", found.fresh), ("all connected", found.full), ("all gone", found.empty)] {
+        println!("{name:<16} {:>7} KiB  {:>9} KiB", memory.resident / 1024, memory.dirty / 1024);
+    }
+    let per_service = found.per_service();
+    println!("per service      {:>7} B    {:>9} B", per_service.resident, per_service.dirty);
+    let is_met = per_service.resident.max(per_service.dirty) <= BYTES_PER_SERVICE_MAX;
+    println!("goal: at most {BYTES_PER_SERVICE_MAX} B: {}", if is_met { "met" } else { "MISSED" });
+    Ok(is_met)
+}
+
+/// The same as a row: `idle`.
+pub(crate) fn figures(plan: &Plan) -> Result<Vec<Measurement>> {
+    let per_service = Found::of(plan.services)?.per_service();
+    let case = Case { name: format!("memory for each of {} idle services", plan.services), is_pinned: None };
+    let bytes = per_service.resident.max(per_service.dirty) as f64;
+    Ok(vec![Measurement { row: "idle".to_owned(), case, figures: vec![(Figure::IdleBytes, bytes)] }])
 }
 
 /// Serves until standard input ends.
-pub(crate) fn run_gateway(socket: &str) -> Result<bool, Box<dyn Error>> {
+pub(crate) fn run_gateway(socket: &Path) -> Result<()> {
     let gateway = Gateway::start(GatewayConfig::new(socket))?;
-    println!("ready");
+    say("ready")?;
     std::io::stdin().read_to_end(&mut Vec::new())?;
     gateway.stop()?;
-    Ok(true)
+    Ok(())
 }
 
-fn measure_in(socket: &std::path::Path, services: u64) -> Result<bool, Box<dyn Error>> {
-    let mut gateway = Command::new(std::env::current_exe()?)
-        .arg(GATEWAY_ARGUMENT)
-        .arg(socket)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()?;
-    let mut ready = String::new();
-    BufReader::new(gateway.stdout.take().ok_or("no output")?).read_line(&mut ready)?;
-    let fresh = Memory::of(&gateway)?;
+struct Found {
+    services: u64,
+    took: Duration,
+    fresh: Memory,
+    full: Memory,
+    empty: Memory,
+}
 
-    let start = Instant::now();
-    let mut connections = Vec::new();
-    for index in 0..services {
-        let mut connection = UnixStream::connect(socket)?;
-        connection.set_read_timeout(Some(Duration::from_secs(30)))?;
-        let service = format!("service-{index}");
-        let frame = frame(&json!({
-            "type": "REGISTER", "serviceName": service, "methods": ["get"], "version": "1.0.0", "metadata": {},
-        }));
-        connection.write_all(&frame)?;
-        let answer = read_frame(&mut connection)?;
-        if answer["type"] != "REGISTER_ACK" {
-            return Err(format!("{service} got {answer}").into());
+impl Found {
+    fn of(services: u64) -> Result<Found> {
+        raise_open_files_limit(services + OTHER_DESCRIPTORS)?;
+        let directory = tempfile::tempdir()?;
+        let socket = directory.path().join("gateway.sock");
+        let mut children = Children::new(false);
+        let gateway = children.start_own(&["gateway", socket.to_str().context("a path that is no text")?])?;
+        children.wait_ready(gateway)?;
+        let gateway = children.id(gateway);
+        let fresh = Memory::of(gateway)?;
+
+        let start = Instant::now();
+        let mut connections = Vec::new();
+        for index in 0..services {
+            let mut connection = UnixStream::connect(&socket)?;
+            connection.set_read_timeout(Some(Duration::from_secs(30)))?;
+            let service = format!("service-{index}");
+            let frame = frame(&json!({
+                "type": "REGISTER", "serviceName": service, "methods": ["get"], "version": "1.0.0", "metadata": {},
+            }));
+            connection.write_all(&frame)?;
+            let answer = read_frame(&mut connection)?;
+            ensure!(answer["type"] == "REGISTER_ACK", "{service} got {answer}");
+            connections.push(connection);
         }
-        connections.push(connection);
+        let took = start.elapsed();
+        let full = Memory::of(gateway)?;
+        drop(connections);
+        let empty = Memory::after_disconnects(gateway)?;
+        Ok(Found { services, took, fresh, full, empty })
     }
-    let took = start.elapsed();
-    let full = Memory::of(&gateway)?;
-    drop(connections);
-    let empty = Memory::after_disconnects(&gateway)?;
-    drop(gateway.stdin.take());
-    gateway.wait()?;
 
-    let per_service = full.resident.saturating_sub(fresh.resident) / services;
-    let dirty_per_service = full.dirty.saturating_sub(fresh.dirty) / services;
-    println!("{services} services connected and registered in {} ms", took.as_millis());
-    println!("                      VmRSS   Private_Dirty");
-    for (name, memory) in [("fresh gateway", fresh), ("all connected", full), ("all gone", empty)] {
-        println!("{name:<16} {:>7} KiB  {:>9} KiB", memory.resident / 1024, memory.dirty / 1024);
+    fn per_service(&self) -> Memory {
+        Memory {
+            resident: self.full.resident.saturating_sub(self.fresh.resident) / self.services,
+            dirty: self.full.dirty.saturating_sub(self.fresh.dirty) / self.services,
+        }
     }
-    println!("per service      {per_service:>7} B    {dirty_per_service:>9} B");
-    let is_met = per_service <= BYTES_PER_SERVICE_MAX && dirty_per_service <= BYTES_PER_SERVICE_MAX;
-    println!("goal: at most {BYTES_PER_SERVICE_MAX} B: {}", if is_met { "met" } else { "MISSED" });
-    Ok(is_met)
 }
 
 /// Memory of a process, in bytes.
@@ -95,26 +110,25 @@ struct Memory {
 }
 
 impl Memory {
-    fn of(process: &Child) -> Result<Memory, Box<dyn Error>> {
-        let id = process.id();
+    fn of(id: u32) -> Result<Memory> {
         let resident = kib(&fs::read_to_string(format!("/proc/{id}/status"))?, "VmRSS:")?;
         let dirty = kib(&fs::read_to_string(format!("/proc/{id}/smaps_rollup"))?, "Private_Dirty:")?;
         Ok(Memory { resident: resident * 1024, dirty: dirty * 1024 })
     }
 
     /// Waits until the gateway has closed its side of every connection.
-    fn after_disconnects(process: &Child) -> Result<Memory, Box<dyn Error>> {
-        let descriptors = format!("/proc/{}/fd", process.id());
+    fn after_disconnects(id: u32) -> Result<Memory> {
+        let descriptors = format!("/proc/{id}/fd");
         let start = Instant::now();
         while fs::read_dir(&descriptors)?.count() > 32 && start.elapsed() < Duration::from_secs(30) {
             std::thread::sleep(Duration::from_millis(10));
         }
-        Memory::of(process)
+        Memory::of(id)
     }
 }
 
-fn kib(text: &str, name: &str) -> Result<u64, Box<dyn Error>> {
-    let line = text.lines().find_map(|line| line.strip_prefix(name)).ok_or("no such line in /proc")?;
+fn kib(text: &str, name: &str) -> Result<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name)).context("no such line in /proc")?;
     Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 
@@ -125,7 +139,7 @@ fn frame(value: &serde_json::Value) -> Vec<u8> {
     frame
 }
 
-fn read_frame(connection: &mut UnixStream) -> Result<serde_json::Value, Box<dyn Error>> {
+fn read_frame(connection: &mut UnixStream) -> Result<serde_json::Value> {
     let mut prefix = [0; FRAME_PREFIX_BYTES];
     connection.read_exact(&mut prefix)?;
     let mut body = vec![0; u32::from_be_bytes(prefix) as usize];
@@ -133,13 +147,13 @@ fn read_frame(connection: &mut UnixStream) -> Result<serde_json::Value, Box<dyn 
     Ok(serde_json::from_slice(&body)?)
 }
 
-fn raise_open_files_limit(needed: u64) -> Result<(), Box<dyn Error>> {
+fn raise_open_files_limit(needed: u64) -> Result<()> {
     let limit = getrlimit(Resource::Nofile);
     let wanted = Rlimit { current: limit.maximum, maximum: limit.maximum };
     if limit.maximum.is_some_and(|maximum| maximum < needed) {
         // Only a privileged process may go beyond its hard limit; the gateway inherits it.
         setrlimit(Resource::Nofile, Rlimit { current: Some(needed), maximum: Some(needed) })
-            .map_err(|error| format!("{needed} open files are needed, {:?} are allowed: {error}", limit.maximum))?;
+            .with_context(|| format!("{needed} open files are needed, {:?} are allowed", limit.maximum))?;
     } else {
         setrlimit(Resource::Nofile, wanted)?;
     }

@@ -1,41 +1,302 @@
-//! Measurements of ipc-bro. `cargo run --release -p bro-bench -- idle --services 10000`
+//! Measurements of ipc-bro beside floors and peers: `cargo xtask bench`. What each row is stands in `docs/performance.md`.
+//!
+//! - [`rows`]: what is compared; [`round`]: one round of it, by a [`cast`] of [`children`]; [`figures`]: what rounds come to; [`report`] and [`plot`]: to be read.
+//! - [`load`]: load generators that speak a [`wire`], such as [`v1`]; [`client`]: the same with our own crate; both measure a [`window`].
+//! - [`relay`]: the floor under every gateway; [`routes`]: the router in process; [`idle`]: memory;
+//!   [`operations`]: what instructions are counted of.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command that prints what it measured")]
+#![expect(clippy::cast_precision_loss, reason = "figures are rounded anyway")]
 
+mod cast;
+mod children;
+mod client;
+mod figures;
 mod floor_futex;
 mod idle;
 mod lane;
+mod load;
+mod machine;
+mod operations;
+mod peers;
+mod plot;
+mod relay;
+mod report;
+mod round;
+mod routes;
+mod rows;
+mod turns;
+mod v1;
+mod window;
+mod wire;
 
-use std::env;
+use crate::figures::Rounds;
+use crate::machine::Machine;
+use crate::rows::Plan;
+use crate::v1::{Shape, V1};
+use anyhow::{Result, anyhow, bail};
+use bro_proto::v1::Encoding;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde_json::json;
+use std::fs;
+use std::io::{IsTerminal as _, Read, Write as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
-const USAGE: &str = "\
-usage: bro-bench idle [--services N]    memory of a gateway per connected idle service (default 10000)
-       bro-bench lane [--rounds N] [--ms N] [--json] [ROW...]    direct lanes beside a futex and a socket pair";
+/// Measures ipc-bro beside floors and peers, every row once a round in processes of its own. See docs/performance.md.
+#[derive(Parser)]
+#[command(name = "cargo xtask bench", bin_name = "cargo xtask bench", args_conflicts_with_subcommands = true)]
+struct Arguments {
+    #[command(subcommand)]
+    part: Option<Part>,
+    #[command(flatten)]
+    options: Options,
+}
+
+#[derive(Args)]
+struct Options {
+    /// Short spans and few rounds: less than three minutes
+    #[arg(long)]
+    quick: bool,
+    /// How often every row is measured [default: 9, quick 3]
+    #[arg(long, value_name = "N")]
+    rounds: Option<usize>,
+    /// Only these rows and what they are compared with
+    #[arg(long, value_name = "ROW", num_args = 1..)]
+    only: Vec<String>,
+    /// Write everything that was measured to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Draw the medians to this SVG file
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
+    /// What the payload of the load generators looks like
+    #[arg(long, value_enum, default_value = "order")]
+    payload: Shape,
+    /// Measure other systems, too; builds bench/peers, which takes minutes the first time
+    #[arg(long)]
+    peers: bool,
+    /// A `bro` program of another build, whose gateway is measured in the same rounds
+    #[arg(long, value_name = "PROGRAM", num_args = 1..)]
+    against: Vec<PathBuf>,
+    /// Print the names of the rows
+    #[arg(long)]
+    list: bool,
+}
+
+#[derive(Subcommand)]
+enum Part {
+    /// Memory of a gateway for each connected idle service, in detail
+    Idle {
+        /// How many
+        #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
+        services: u64,
+    },
+    /// Direct lanes beside a raw futex and a socket pair: [--rounds N] [--ms N] [--json] [ROW...]
+    Lane {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// One hot operation, so many times
+    #[command(hide = true)]
+    Operation { name: String, times: usize },
+    /// The names of all operations
+    #[command(hide = true)]
+    Operations,
+    /// The gateway in a process of its own
+    #[command(hide = true)]
+    Gateway { socket: PathBuf },
+    /// The process that copies bytes
+    #[command(hide = true)]
+    Relay { listen: PathBuf, upstream: PathBuf },
+    /// The process that makes calls
+    #[command(hide = true)]
+    Caller(Caller),
+    /// The process that answers calls
+    #[command(hide = true)]
+    Callee(Callee),
+}
+
+#[derive(Args)]
+struct End {
+    socket: PathBuf,
+    #[arg(long, value_enum)]
+    ends: Kind,
+    #[arg(long, value_enum)]
+    shape: Shape,
+    #[arg(long)]
+    frame_bytes: usize,
+}
+
+#[derive(Args)]
+struct Caller {
+    #[command(flatten)]
+    end: End,
+    #[arg(long)]
+    number: u8,
+    /// There is no gateway to register with
+    #[arg(long)]
+    unregistered: bool,
+}
+
+#[derive(Args)]
+struct Callee {
+    #[command(flatten)]
+    end: End,
+    /// Instead of registering with a gateway: accept so many connections
+    #[arg(long)]
+    listen: Option<u8>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Kind {
+    Json,
+    Msgpack,
+    Client,
+}
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = env::args().skip(1).collect();
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let done = match arguments[..] {
-        ["idle"] => idle::measure(10_000),
-        ["idle", "--services", count] => match count.parse() {
-            Ok(count @ 1..) => idle::measure(count),
-            _ => return usage(),
-        },
-        ["lane", ref rest @ ..] => lane::run(rest),
-        [idle::GATEWAY_ARGUMENT, socket] => idle::run_gateway(socket),
-        _ => return usage(),
+    let arguments = Arguments::parse();
+    let done = match arguments.part {
+        None => run(&arguments.options),
+        Some(Part::Idle { services }) => idle::measure(services),
+        Some(Part::Lane { arguments }) => run_lane(&arguments),
+        Some(Part::Operation { name, times }) => operations::run(&name, times).map(|()| true),
+        Some(Part::Operations) => {
+            operations::NAMES.iter().for_each(|name| println!("{name}"));
+            Ok(true)
+        }
+        Some(Part::Gateway { socket }) => idle::run_gateway(&socket).map(|()| true),
+        Some(Part::Relay { listen, upstream }) => relay::run(&listen, &upstream).map(|()| true),
+        Some(Part::Caller(caller)) => run_caller(&caller).map(|()| true),
+        Some(Part::Callee(callee)) => run_callee(&callee).map(|()| true),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("bro-bench: {error}");
+            eprintln!("bro-bench: {error:#}");
             ExitCode::FAILURE
         }
     }
 }
 
-fn usage() -> ExitCode {
-    eprintln!("{USAGE}");
-    ExitCode::from(2)
+/// Measures and prints; true when every run succeeded. Goals that are missed are only shown.
+fn run(options: &Options) -> Result<bool> {
+    let mut rows = rows::all(&options.against);
+    if options.list {
+        rows.iter().for_each(|row| println!("{}", row.name));
+        return Ok(true);
+    }
+    for name in &options.only {
+        if !rows.iter().any(|row| row.name == *name) {
+            bail!("no row {name:?}: see --list");
+        }
+    }
+    if !options.only.is_empty() {
+        rows::select(&mut rows, &options.only);
+    }
+    let peers = if options.peers { Some(peers::build()?) } else { None };
+    let ms = Duration::from_millis;
+    let shape = options.payload;
+    let plan = if options.quick {
+        Plan { rounds: 3, warm_up: ms(60), span: ms(200), services: 10_000, shape, peers }
+    } else {
+        Plan { rounds: 9, warm_up: ms(150), span: ms(600), services: 10_000, shape, peers }
+    };
+    let plan = Plan { rounds: options.rounds.unwrap_or(plan.rounds), ..plan };
+    let mut left_out = Vec::new();
+    rows.retain(|row| {
+        let reason = rows::left_out(row, &plan);
+        left_out.extend(reason.iter().map(|reason| format!("{}: {reason}", row.name)));
+        reason.is_none()
+    });
+    let mut machine = Machine::read();
+    let shows_progress = std::io::stderr().is_terminal();
+    let mut rounds = Rounds::default();
+    let mut failures = Vec::new();
+    for round in 0..plan.rounds {
+        let note = |name: &str| {
+            if !shows_progress {
+                return;
+            }
+            eprint!("\r\x1b[Kround {} of {}: {name} ", round + 1, plan.rounds);
+            let _ = std::io::stderr().flush(); // progress may be lost
+        };
+        rounds.0.push(round::measure(&rows, &plan, round == 0, note, &mut failures));
+    }
+    if shows_progress {
+        eprint!("\r\x1b[K");
+    }
+    machine.note_end();
+    let goals = report::goals(&rounds);
+    println!("{} x {}, Linux {}", machine.processor, machine.cores, machine.kernel);
+    println!("load before {}, after {}", machine.load_before, machine.load_after);
+    println!("medians of {} rounds; x: times the {} of the same round\n", plan.rounds, rows::BASE);
+    println!("{}", report::tables(&rounds));
+    if !goals.is_empty() {
+        println!("{}", report::goals_table(&goals));
+    }
+    if let Some(path) = &options.json {
+        let result =
+            json!({ "machine": machine, "goals": goals, "left_out": left_out, "failures": failures, "rounds": rounds });
+        fs::write(path, serde_json::to_string_pretty(&result)?)?;
+    }
+    if let Some(path) = &options.plot {
+        fs::write(path, plot::svg(&rounds))?;
+    }
+    for row in &left_out {
+        println!("left out: {row}");
+    }
+    for failure in &failures {
+        eprintln!("FAILED: {failure}");
+    }
+    Ok(failures.is_empty())
+}
+
+fn run_lane(arguments: &[String]) -> Result<bool> {
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    lane::run(&arguments).map_err(|error| anyhow!("{error}"))
+}
+
+fn run_caller(Caller { end, number, unregistered }: &Caller) -> Result<()> {
+    let Some(mut wire) = v1_of(end, *number)? else { return client::call(&end.socket) };
+    let mut stream = UnixStream::connect(&end.socket)?;
+    if !unregistered {
+        wire::Wire::register(&mut wire, &mut stream, &v1::name_of(*number))?;
+    }
+    load::call(stream, wire)
+}
+
+fn run_callee(Callee { end, listen }: &Callee) -> Result<()> {
+    let Some(mut wire) = v1_of(end, 0)? else { return client::answer(&end.socket) };
+    // Whoever started this holds the other end.
+    std::thread::spawn(|| {
+        let _ = std::io::stdin().read_to_end(&mut Vec::new());
+        std::process::exit(0);
+    });
+    let Some(count) = listen else {
+        let mut stream = UnixStream::connect(&end.socket)?;
+        wire::Wire::register(&mut wire, &mut stream, v1::CALLEE)?;
+        window::say("ready")?;
+        return load::answer(vec![(stream, wire)]);
+    };
+    let listener = UnixListener::bind(&end.socket)?;
+    window::say("ready")?;
+    let mut connections = Vec::new();
+    for number in 0..*count {
+        let Some(wire) = v1_of(end, number)? else { unreachable!("the same as before") };
+        connections.push((listener.accept()?.0, wire));
+    }
+    load::answer(connections)
+}
+
+fn v1_of(end: &End, caller: u8) -> Result<Option<V1>> {
+    let encoding = match end.ends {
+        Kind::Json => Encoding::Json,
+        Kind::Msgpack => Encoding::Msgpack,
+        Kind::Client => return Ok(None),
+    };
+    V1::new(encoding, caller, end.frame_bytes, end.shape).map(Some)
 }

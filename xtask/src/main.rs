@@ -3,10 +3,12 @@
 //! - [`mod@test`]: every suite of [`suites`], each program [`watched`], its output read by [`libtest`] or [`tap`], summed up in
 //!   [`report`].
 //! - [`tidy`]: what compilers do not check; [`licences`]: what we may depend on.
+//! - [`instructions`]: how many of them hot operations take.
 //! - [`programs`]: verbs that run a program of ours.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line speaks")]
 
+mod instructions;
 mod libtest;
 mod licences;
 mod programs;
@@ -55,7 +57,13 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Measure: `cargo xtask bench -- --help` says what. The scanner has a bench of its own, `cargo bench -p bro-proto`.
+    /// Count the instructions of hot operations, and compare them with bench/instructions.toml; needs valgrind.
+    Instructions {
+        /// Write what was counted to the table.
+        #[arg(long)]
+        update: bool,
+    },
+    /// Measure beside floors and other systems: `cargo xtask bench -- --help` says what, docs/performance.md what it means.
     Bench {
         /// Passed on to `bro-bench`.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -73,6 +81,7 @@ fn main() -> ExitCode {
         Verb::Tidy => tidy::run().map(|()| true),
         Verb::Demo { arguments } => programs::run("bro", &["demo"], &arguments),
         Verb::Soak { arguments } => programs::run("bro-testing", &[], &arguments),
+        Verb::Instructions { update } => instructions::run(update),
         Verb::Bench { arguments } => programs::run("bro-bench", &[], &arguments),
     };
     match result {

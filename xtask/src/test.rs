@@ -14,7 +14,7 @@ use crate::report::Report;
 use crate::suites::{CRATES, CrateTests, SUITES, Suite, Work};
 use crate::watched::{self, End};
 use crate::workspace::{Workspace, cargo, clear_package_variables};
-use crate::{licences, tap, tidy};
+use crate::{instructions, licences, tap, tidy};
 
 /// Runs all suites, or those that `only` names; true when everything passed.
 pub(crate) fn run(only: &[String]) -> Result<bool> {
@@ -161,6 +161,15 @@ impl Run {
                 let missing = expected.iter().find(|text| !output.contains(**text));
                 let missing = missing.map(|text| format!("`{text}` is not in its output"));
                 report.one(end.failure().or(missing));
+            }
+            Work::Instructions => {
+                let mut run = |command: &mut Command| {
+                    let (end, output) = self.watched(suite.name, command, watchdog)?;
+                    end.failure().map_or(Ok(output.clone()), |failure| bail!("{failure}\n{output}"))
+                };
+                for counted in instructions::count(&self.workspace, &mut run)? {
+                    report.one(counted.problem().map(|problem| format!("{problem}; {}", instructions::ADVICE)));
+                }
             }
             Work::Node { arguments, prints_tap } => {
                 let mut command = outside_of_cargo(Path::new("node"));

@@ -2,6 +2,7 @@
 import { fileURLToPath } from "node:url";
 import grpc from "@grpc/grpc-js";
 import { loadSync } from "@grpc/proto-loader";
+import { userOf } from "../payload.mjs";
 
 const definition = loadSync(fileURLToPath(new URL("echo.proto", import.meta.url)), { keepCase: true, defaults: true });
 const { Echo } = grpc.loadPackageDefinition(definition).bench;
@@ -9,7 +10,8 @@ const { Echo } = grpc.loadPackageDefinition(definition).bench;
 export async function serve({ socket }) {
   const server = new grpc.Server();
   const echo = ({ request }, answer) => answer(null, request);
-  server.addService(Echo.service, { Order: echo, Flat: echo, Large: echo });
+  const small = ({ request }, answer) => answer(null, userOf(request));
+  server.addService(Echo.service, { Small: small, Order: echo, Flat: echo, Large: echo });
   await new Promise((resolve, reject) => {
     server.bindAsync(`unix:${socket}`, grpc.ServerCredentials.createInsecure(), (error) =>
       error ? reject(error) : resolve(),
@@ -29,5 +31,5 @@ export async function connect({ socket }) {
     });
   const text = unary("Large");
   const large = async (value) => (await text({ text: value })).text;
-  return { order: unary("Order"), flat: unary("Flat"), large, close: () => client.close() };
+  return { small: unary("Small"), order: unary("Order"), flat: unary("Flat"), large, close: () => client.close() };
 }

@@ -2,6 +2,7 @@
 // loopback: no discovery by UDP, no listening on other interfaces.
 import net from "node:net";
 import moleculer from "moleculer";
+import { userOf } from "../payload.mjs";
 
 const { ServiceBroker, Transporters } = moleculer;
 const LOOPBACK = "127.0.0.1";
@@ -29,7 +30,8 @@ class LoopbackTcp extends Transporters.TCP {
 
 export async function serve({ ports }) {
   const broker = brokerOf("callee", ports);
-  broker.createService({ name: "callee", actions: { echo: ({ params }) => params.value } });
+  const actions = { echo: ({ params }) => params.value, getUserById: ({ params }) => userOf(params) };
+  broker.createService({ name: "callee", actions });
   await broker.start();
   return () => broker.stop();
 }
@@ -39,7 +41,8 @@ export async function connect({ ports }) {
   await broker.start();
   await broker.waitForServices("callee", 20_000, 20);
   const echo = (value) => broker.call("callee.echo", { value });
-  return { order: echo, flat: echo, large: echo, close: () => broker.stop() };
+  const small = (value) => broker.call("callee.getUserById", value);
+  return { small, order: echo, flat: echo, large: echo, close: () => broker.stop() };
 }
 
 function brokerOf(nodeID, ports) {

@@ -1,9 +1,13 @@
 // node-ipc over its Unix socket. It has events and no calls, so requests and answers are matched by id here, as its users do.
+import { userOf } from "../payload.mjs";
 
 export async function serve({ calleeSocket }, { options }) {
   const ipc = await load(options.package);
   ipc.serve(calleeSocket, () => {});
-  ipc.server.on("call", ({ id, value }, socket) => ipc.server.emit(socket, "answer", { id, value }));
+  ipc.server.on("echo", ({ id, value }, socket) => ipc.server.emit(socket, "answer", { id, value }));
+  ipc.server.on("getUserById", ({ id, value }, socket) =>
+    ipc.server.emit(socket, "answer", { id, value: userOf(value) }),
+  );
   const started = new Promise((resolve, reject) => {
     ipc.server.on("start", resolve);
     ipc.server.on("error", reject);
@@ -29,13 +33,14 @@ export async function connect({ socket }, { options }) {
     });
   });
   const { callee } = ipc.of;
-  const echo = (value) =>
+  const call = (method) => (value) =>
     new Promise((resolve) => {
       const id = nextId++;
       waiting.set(id, resolve);
-      callee.emit("call", { id, value });
+      callee.emit(method, { id, value });
     });
-  return { order: echo, flat: echo, large: echo, close: () => ipc.disconnect("callee") };
+  const echo = call("echo");
+  return { small: call("getUserById"), order: echo, flat: echo, large: echo, close: () => ipc.disconnect("callee") };
 }
 
 async function load(name) {

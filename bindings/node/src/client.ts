@@ -13,9 +13,10 @@ import {
   RecordKind,
 } from "./native";
 import { type ClientOptions, clientOptions, invalid, time } from "./options";
-import { type PendingCall, PendingCalls } from "./pending";
+import { type PendingCall, PendingCalls, Settlers } from "./pending";
 import { CommandQueue } from "./queue";
 import { type Service, serviceOf } from "./service";
+import { canCompile, type TapeReader, tapeReader } from "./tape";
 import type {
   CallOptions,
   GatewayErrorEvent,
@@ -61,13 +62,16 @@ export class IPCClient extends TypedEmitter<IPCClientEvents> {
   private readonly native: NativeClient;
   private readonly queue: CommandQueue;
   private readonly pending = new PendingCalls();
+  private readonly settlers = new Settlers();
   /** By the number that the native side knows a method by. Numbers are not used again. */
-  private readonly handlers = new Map<number, { method: string; handler: MethodHandler }>();
+  private readonly handlers: ({ method: string; handler: MethodHandler } | undefined)[] = [];
   private readonly handlerNumbers = new Map<string, number>();
   private nextHandler = 0;
   /** By the slot that the native side gave them. */
   private readonly requests: (Running | undefined)[] = [];
   private readonly routes = new Map<string, Map<string, number>>();
+  /** The route of the latest call, often that of the next as well. */
+  private latestRoute: { service: string; method: string; route: number } = { service: "", method: "", route: -1 };
   private connected = false;
   private wantsIds = false;
   private connecting: Waiting[] = [];
@@ -81,7 +85,7 @@ export class IPCClient extends TypedEmitter<IPCClientEvents> {
     this.config = clientOptions(config);
     this.queue = new CommandQueue(() => this.native, this.config.serializer);
     this.callbacks = {
-      dispatch: (count, text, bytes, large) => this.dispatch(count, text, bytes, large),
+      dispatch: (...batch) => this.dispatch(...batch),
       drain: this.queue.drain,
     };
     const { dispatch, drain } = this.callbacks;
@@ -132,7 +136,7 @@ export class IPCClient extends TypedEmitter<IPCClientEvents> {
       checked(addon().registerMethod(this.native, methodName, number));
       this.handlerNumbers.set(methodName, number);
     }
-    this.handlers.set(number, { method: methodName, handler });
+    this.handlers[number] = { method: methodName, handler };
     this.log("method registered", { method: methodName });
   }
 
@@ -141,7 +145,7 @@ export class IPCClient extends TypedEmitter<IPCClientEvents> {
     const number = this.handlerNumbers.get(methodName);
     if (number === undefined) return;
     this.handlerNumbers.delete(methodName);
-    this.handlers.delete(number);
+    this.handlers[number] = undefined;
     addon().unregisterMethod(this.native, methodName);
     this.log("method removed", { method: methodName });
   }
@@ -161,21 +165,20 @@ export class IPCClient extends TypedEmitter<IPCClientEvents> {
     params?: any,
     contextOrOptions?: IPCContext | CallOptions,
   ): Promise<T> {
-    return new Promise<T>((resolve, reject) => {
-      if (!this.connected) {
-        const error = new IPCError("Not connected to Gateway", IPCErrorCode.NOT_CONNECTED, {
-          service: targetService,
-          method,
-        });
-        return reject(error);
-      }
-      const call: PendingCall = { resolve, reject, service: targetService, method, release: undefined };
-      try {
-        this.start(call, params, contextOrOptions);
-      } catch (error) {
-        reject(error);
-      }
-    });
+    const promise = new Promise<T>(this.settlers.take);
+    const { resolve, reject } = this.settlers;
+    if (!this.connected) {
+      const details = { service: targetService, method };
+      reject(new IPCError("Not connected to Gateway", IPCErrorCode.NOT_CONNECTED, details));
+      return promise;
+    }
+    const call: PendingCall = { resolve, reject, service: targetService, method, release: undefined };
+    try {
+      this.start(call, params, contextOrOptions);
+    } catch (error) {
+      reject(error as Error);
+    }
+    return promise;
   }
 
   /**
@@ -281,9 +284,14 @@ export class IPCClient extends TypedEmitter<IPCClientEvents> {
 
   /** The number that the native side knows this service and method by; -1 when it knows too many. */
   private route(service: string, method: string): number {
+    const { latestRoute: latest } = this;
+    if (latest.service === service && latest.method === method && latest.route !== -1) return latest.route;
     let methods = this.routes.get(service);
     let route = methods?.get(method);
-    if (route !== undefined) return route;
+    if (route !== undefined) {
+      this.latestRoute = { service, method, route };
+      return route;
+    }
     route = addon().addRoute(this.native, service, method);
     if (route === -1) return route;
     if (methods === undefined) {
@@ -300,15 +308,21 @@ export class IPCClient extends TypedEmitter<IPCClientEvents> {
     text: string | undefined,
     bytes: Buffer | undefined,
     large: (string | Buffer)[] | undefined,
+    pieces: string[] | undefined,
+    definitions: string | undefined,
   ): void {
     const { records } = addon();
+    const tape = reader();
+    if (definitions !== undefined) tape.define(definitions);
+    tape.begin(pieces);
     const values: unknown[] = text === undefined ? NO_VALUES : JSON.parse(text);
     let at = 0;
     let largeAt = 0;
     /** The value that the record at `base` announces. */
     const value = (base: number): unknown => {
       const flags = records[base]!;
-      if ((flags & ~Flag.KindMask) === 0) return values[at++];
+      if (flags & Flag.Tape) return tape.read();
+      if ((flags & ~(Flag.KindMask | Flag.TapeContext)) === 0) return values[at++];
       if (flags & Flag.Absent) return undefined;
       if (flags & Flag.Plain) return large![largeAt++];
       if (flags & Flag.LargeMsgpack) return decodeMsgpack(large![largeAt++] as Buffer);
@@ -335,7 +349,7 @@ export class IPCClient extends TypedEmitter<IPCClientEvents> {
           break;
         }
         case RecordKind.Request: {
-          const context = values[at++] as IPCContext;
+          const context = (records[base]! & Flag.TapeContext ? tape.read() : values[at++]) as IPCContext;
           const requestId = wantsIds ? (values[at++] as string) : undefined;
           const handler = records[base + 3]!;
           this.receive(slot, generation, handler, context, value, base, requestId);
@@ -399,7 +413,7 @@ export class IPCClient extends TypedEmitter<IPCClientEvents> {
     base: number,
     requestId: string | undefined,
   ): void {
-    const entry = this.handlers.get(number);
+    const entry = number === -1 ? undefined : this.handlers[number];
     const method = entry?.method ?? "";
     const request: Running = { owner: this, context, slot, generation, method, requestId, inWork: true };
     this.requests[slot] = request;
@@ -526,6 +540,17 @@ export class IPCClient extends TypedEmitter<IPCClientEvents> {
     if (debug) console.log(`[${serviceName}] ${message}`, data);
     this.emitSafely("log", { serviceName, message, data, timestamp: Date.now() });
   }
+}
+
+let sharedReader: TapeReader | undefined;
+
+/** The reader of what all clients get. */
+function reader(): TapeReader {
+  if (sharedReader === undefined) {
+    sharedReader = tapeReader(addon());
+    if (canCompile()) addon().useTape();
+  }
+  return sharedReader;
 }
 
 /** Those who wait for something, who do so no longer. */

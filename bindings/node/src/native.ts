@@ -10,6 +10,10 @@ export type NativeGateway = { readonly native: "gateway" };
 export interface Addon {
   /** The records of the batch that is being dispatched; see `native/src/batch.rs`. */
   readonly records: Int32Array;
+  /** The values of that batch which were taken apart; see `native/src/tape.rs`. */
+  readonly tape: Int32Array;
+  /** Their fractions. */
+  readonly doubles: Float64Array;
   createClient(options: string, dispatch: Dispatch, drain: () => void): NativeClient | string;
   /** Something was queued: `drain` will be called before the event loop waits, or at the end of the present dispatch. */
   arm(client: NativeClient): void;
@@ -22,12 +26,20 @@ export interface Addon {
     bytes: Uint8Array | undefined,
     bytesLength: number,
     large: unknown[],
+    tape: Int32Array,
+    tapeLength: number,
+    doubles: Float64Array,
+    doublesLength: number,
   ): -1 | undefined;
   connect(client: NativeClient): void;
   disconnect(client: NativeClient): void;
   registerMethod(client: NativeClient, name: string, handler: number): string | undefined;
   unregisterMethod(client: NativeClient, name: string): void;
   addRoute(client: NativeClient, service: string, method: string): number;
+  /** The number of a shape, whose keys are an array as JSON; -1 where there is no room. */
+  addShape(keys: string): number;
+  /** Code can be compiled: values may come on the tape. */
+  useTape(): void;
   setWantsIds(client: NativeClient, wanted: 0 | 1): void;
   clientStatus(client: NativeClient): string;
   startGateway(options: string, callback: (events: string) => void): NativeGateway | string;
@@ -37,12 +49,14 @@ export interface Addon {
   gatewayService(gateway: NativeGateway, name: string): string | undefined;
 }
 
-/** Takes one batch: how many records, their JSON, their msgpack, their long values. */
+/** Takes one batch: how many records, their JSON, their msgpack, their long values, the strings of the tape, shapes that are new. */
 export type Dispatch = (
   count: number,
   text: string | undefined,
   bytes: Buffer | undefined,
   large: (string | Buffer)[] | undefined,
+  pieces: string[] | undefined,
+  definitions: string | undefined,
 ) => void;
 
 /** Numbers in a record: kind with flags, three that depend on the kind, offset and length of a msgpack value. */
@@ -84,6 +98,26 @@ export const enum Flag {
   LargeMsgpack = 1 << 12,
   /** Binary values may stand in the JSON. */
   Binary = 1 << 13,
+  /** The value is on the tape. */
+  Tape = 1 << 14,
+  /** The context of a request is on the tape. */
+  TapeContext = 1 << 15,
+}
+
+/** What stands on the tape for a value; positive: a string of so many characters. See `native/src/tape.rs`. */
+export const enum Tag {
+  Empty = 0,
+  Null = -1,
+  True = -2,
+  False = -3,
+  /** The number follows. */
+  Int = -4,
+  /** The next of the fractions. */
+  Double = -5,
+  /** The number of elements follows, then these. */
+  Array = -6,
+  /** The number of the shape follows, then the values of its keys. */
+  Object = -7,
 }
 
 /** Values above this travel as strings or buffers of their own: characters or bytes. */

@@ -47,3 +47,13 @@ export class PendingCalls {
     return call;
   }
 }
+
+/** What settles the promise that was made last by `new Promise(settlers.take)`: no closure is made for each. */
+export class Settlers {
+  resolve!: (value: any) => void;
+  reject!: (error: Error) => void;
+  readonly take = (resolve: (value: any) => void, reject: (error: Error) => void): void => {
+    this.resolve = resolve;
+    this.reject = reject;
+  };
+}

@@ -1,5 +1,6 @@
 import { encodeJson, encodeMsgpack } from "./codec";
 import { addon, COMMAND_INTS, CommandKind, Flag, LARGE, type NativeClient } from "./native";
+import { TapeWriter } from "./tape";
 import type { Serializer } from "./types";
 
 /** Room for this many commands at the beginning. */
@@ -20,6 +21,7 @@ export class CommandQueue {
   private staged: Uint8Array | undefined;
   private stagedLength = 0;
   private large: unknown[] = [];
+  private readonly tape = new TapeWriter(addon);
   private isArmed = false;
   // What `encode` left for the command that follows.
   private flags = 0;
@@ -87,14 +89,34 @@ export class CommandQueue {
 
   /** Hands everything over. */
   readonly drain = (): void => {
+    // Asked for by a getter of a value that is being taken apart: it is armed, and will be asked again.
+    if (this.tape.isWriting) return;
     this.isArmed = false;
     if (this.count === 0) return;
-    const { count, commands, text, staged, stagedLength, large } = this;
+    const { count, commands, text, staged, stagedLength, large, tape } = this;
     this.count = 0;
     this.text = "";
     this.stagedLength = 0;
     if (large.length > 0) this.large = [];
-    if (addon().submit(this.native(), count, commands, text, staged, stagedLength, large) === -1) {
+    const { submit } = addon();
+    const native = this.native();
+    const values = tape.tape;
+    const { length, doubles, doublesLength } = tape;
+    const done = submit(
+      native,
+      count,
+      commands,
+      text,
+      staged,
+      stagedLength,
+      large,
+      values,
+      length,
+      doubles,
+      doublesLength,
+    );
+    tape.clear();
+    if (done === -1) {
       throw new Error("ipc-bro: the native part does not understand what was queued");
     }
     if (count > COMMANDS_KEPT) this.commands = new Int32Array(COMMANDS * COMMAND_INTS);
@@ -129,11 +151,16 @@ export class CommandQueue {
     this.flags = 0;
     this.length = 0;
     if (value === undefined) return;
+    const tapeStart = this.tape.length;
     if (this.serializer === "msgpack") {
       this.stage(encodeMsgpack(value));
     } else if (typeof value === "string" && value.length > LARGE) {
       this.flags = Flag.Large | Flag.Plain;
       this.large.push(value);
+    } else if (this.tape.write(value)) {
+      this.flags = Flag.Tape;
+      this.length = this.tape.length - tapeStart;
+      this.encoded = this.tape.text;
     } else {
       const text = encodeJson(value)!;
       if (text.length > LARGE) {

@@ -27,6 +27,13 @@ pub(crate) fn check(tree: &Tree, roots: &[String]) -> Vec<Finding> {
     unreached.map(|(path, _)| Finding::new(path, 1, "no `mod` reaches this file: it is never compiled")).collect()
 }
 
+/// Where the crates begin that are no members: each has a workspace of its own, which cargo does not tell about here.
+pub(crate) fn roots_apart(tree: &Tree, members: &[String]) -> Vec<String> {
+    let manifests = tree.files.iter().filter_map(|file| file.path.strip_suffix("/Cargo.toml"));
+    let apart = manifests.filter(|folder| !members.iter().any(|member| member == folder));
+    apart.flat_map(|folder| [format!("{folder}/src/main.rs"), format!("{folder}/src/lib.rs")]).collect()
+}
+
 /// A place where one file names another.
 #[derive(Debug, PartialEq, Eq)]
 enum Mention {
@@ -115,6 +122,13 @@ pub(crate) fn join(folder: &str, relative: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn crates_that_are_no_members_have_roots_too() {
+        let tree =
+            Tree::sample(&[("Cargo.toml", ""), ("a/Cargo.toml", ""), ("a/b/Cargo.toml", ""), ("a/b/src/main.rs", "")]);
+        assert_eq!(roots_apart(&tree, &["a".to_owned()]), ["a/b/src/main.rs", "a/b/src/lib.rs"]);
+    }
 
     #[test]
     fn a_file_without_a_mod_is_found() {

@@ -60,7 +60,8 @@ pub(crate) struct Checked {
 pub(crate) fn check(workspace: &Workspace) -> Result<Vec<Checked>> {
     let tree = Tree::read(&workspace.root)?;
     let folders = workspace.folders();
-    let roots = workspace.crate_roots();
+    let mut roots = workspace.crate_roots();
+    roots.extend(dead_files::roots_apart(&tree, &folders));
     let manifests: Vec<String> = folders.iter().map(|folder| format!("{folder}/Cargo.toml")).collect();
     let members: Vec<Member<'_>> = folders
         .iter()

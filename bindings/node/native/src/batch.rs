@@ -1,19 +1,25 @@
 //! What one wakeup brings, in the form that is cheapest to hand to JavaScript: one string, one array of numbers, one call.
 //!
-//! The string is a JSON array. Every record takes as many of its elements as its kind says, so that one `JSON.parse` makes
-//! all objects. Values that would make the string long, and msgpack, travel beside it. `../src/native.ts` is the other end.
+//! Usual values of JSON travel on the tape. All others are elements of the string, a JSON array, so that one `JSON.parse` makes all
+//! of them: every record takes as many as its kind says. Values that would make the string long, and msgpack, travel beside it.
+//! `../src/native.ts` is the other end.
 
 use crate::node::{Env, Value};
+use crate::shapes::{CONTEXT_START, START, Shapes};
+use crate::tape::Tape;
+use crate::unfold::{Unfolded, unfold};
 use bro_proto::v1::Encoding;
 use bro_session::OwnedPayload;
 use bytes::Bytes;
 
 /// Numbers in a record: kind with flags, three that depend on the kind, offset and length of a msgpack value.
 pub(crate) const RECORD_INTS: usize = 6;
-/// Records in one batch; more make another batch. After each batch what JavaScript has queued is written: so few records that the other
-/// side can work on the first answers while later ones are being made, so many that calls of JavaScript and of the kernel do
-/// not count.
-pub(crate) const RECORDS_MAX: usize = 32;
+/// Records in the first batch of a turn; what comes then makes others, each twice as large up to [`RECORDS_MAX`]. After each batch
+/// what JavaScript has queued is written: the first has so few that the other side can work on the first answers while later ones are
+/// being made, the last so many that calls of JavaScript and of the kernel do not count.
+const RECORDS_FIRST: usize = 32;
+/// Records in one batch.
+pub(crate) const RECORDS_MAX: usize = 128;
 /// Text above which another batch is begun, in bytes.
 const TEXT_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Large values in one batch.
@@ -49,6 +55,13 @@ const MSGPACK: i32 = 1 << 11;
 const LARGE_MSGPACK: i32 = 1 << 12;
 /// Binary values may be written as JSON objects somewhere in the value.
 const BINARY: i32 = 1 << 13;
+/// The value is on the tape.
+const TAPE: i32 = 1 << 14;
+/// The request's context is on the tape.
+const TAPE_CONTEXT: i32 = 1 << 15;
+
+/// After a value that was not for the tape, so many others are not tried, at most: twice as many each time, until one was.
+const UNTRIED_MAX: u32 = 63;
 
 /// What the JSON form of binary values contains, in any layout that `JSON.stringify` and the gateway write.
 const BINARY_MARK: &[u8] = br#""type":"Buffer""#;
@@ -56,9 +69,13 @@ const BINARY_MARK: &[u8] = br#""type":"Buffer""#;
 #[derive(Default)]
 pub(crate) struct Batch {
     records: Vec<[i32; RECORD_INTS]>,
+    records_max: usize,
     text: Vec<u8>,
     bytes: Vec<u8>,
     large: Vec<Large>,
+    pub(crate) tape: Tape,
+    untried: u32,
+    untried_next: u32,
 }
 
 enum Large {
@@ -71,10 +88,16 @@ impl Batch {
         self.records.is_empty()
     }
 
+    /// Begins a turn.
+    pub(crate) fn begin_turn(&mut self) {
+        self.records_max = RECORDS_FIRST;
+    }
+
     pub(crate) fn is_full(&self) -> bool {
-        self.records.len() == RECORDS_MAX
+        self.records.len() >= self.records_max
             || self.text.len() + self.bytes.len() > TEXT_BYTES_MAX
             || self.large.len() >= LARGE_LEN_MAX
+            || self.tape.is_nearly_full()
     }
 
     /// Begins a record; its elements follow.
@@ -89,8 +112,17 @@ impl Batch {
         write(&mut self.text);
     }
 
+    /// The context of the present record, as JSON.
+    pub(crate) fn context(&mut self, json: &[u8], shapes: &mut Shapes) {
+        if shapes.are_used && unfold(json, CONTEXT_START, shapes, &mut self.tape) == Unfolded::Done {
+            self.records.last_mut().expect("a record was begun")[0] |= TAPE_CONTEXT;
+        } else {
+            self.element(|text| text.extend_from_slice(json));
+        }
+    }
+
     /// The value of the present record.
-    pub(crate) fn value(&mut self, payload: &OwnedPayload) {
+    pub(crate) fn value(&mut self, payload: &OwnedPayload, shapes: &mut Shapes) {
         let bytes = &payload.bytes;
         let is_large = bytes.len() > LARGE_BYTES;
         let flags = match payload.encoding {
@@ -100,6 +132,7 @@ impl Batch {
                 self.large.push(Large::Text(large));
                 flags
             }
+            Encoding::Json if self.unfold(bytes, shapes) => TAPE,
             Encoding::Json => {
                 self.element(|text| text.extend_from_slice(bytes));
                 binary_flag(bytes)
@@ -120,12 +153,33 @@ impl Batch {
         self.records.last_mut().expect("a record was begun")[0] |= flags;
     }
 
+    /// Puts a value onto the tape, if it is for that.
+    fn unfold(&mut self, json: &[u8], shapes: &mut Shapes) -> bool {
+        if !shapes.are_used || self.untried > 0 {
+            self.untried = self.untried.saturating_sub(1);
+            return false;
+        }
+        match unfold(json, START, shapes, &mut self.tape) {
+            Unfolded::Done => {
+                self.untried_next = 0;
+                true
+            }
+            Unfolded::Unknown => false,
+            Unfolded::Unusual => {
+                self.untried_next = (2 * self.untried_next + 1).min(UNTRIED_MAX);
+                self.untried = self.untried_next;
+                false
+            }
+        }
+    }
+
     pub(crate) fn records(&self) -> &[[i32; RECORD_INTS]] {
         &self.records
     }
 
-    /// The arguments of JavaScript's `dispatch`: how many records, the text, the bytes, the large values.
-    pub(crate) fn arguments(&mut self, env: Env) -> Option<[Value; 4]> {
+    /// The arguments of JavaScript's `dispatch`: how many records, the text, the bytes, the large values, the strings of the tape, and the
+    /// shapes that are new.
+    pub(crate) fn arguments(&mut self, env: Env, definitions: Option<Vec<u8>>) -> Option<[Value; 6]> {
         let count = env.int(i32::try_from(self.records.len()).ok()?)?;
         let text = if self.text.is_empty() {
             env.undefined()
@@ -140,17 +194,23 @@ impl Batch {
             let values: Option<Vec<Value>> = self.large.iter().map(|large| large.to_value(env)).collect();
             env.array(&values?)?
         };
-        Some([count, text, bytes, large])
+        let definitions = match definitions {
+            Some(json) => env.string(&json)?,
+            None => env.undefined(),
+        };
+        Some([count, text, bytes, large, self.tape.pieces(env)?, definitions])
     }
 
-    /// Forgets what was delivered, and memory beyond the usual.
+    /// Forgets what was delivered, and memory beyond the usual. The next one may be larger.
     pub(crate) fn clear(&mut self) {
+        self.records_max = (2 * self.records_max).min(RECORDS_MAX);
         self.records.clear();
         self.text.clear();
         self.text.shrink_to(TEXT_BYTES_MAX / 8);
         self.bytes.clear();
         self.bytes.shrink_to(TEXT_BYTES_MAX / 8);
         self.large.clear();
+        self.tape.clear(TEXT_BYTES_MAX / 8);
     }
 }
 
@@ -175,5 +235,10 @@ fn large_json(json: &Bytes) -> (Bytes, i32) {
 }
 
 fn binary_flag(json: &[u8]) -> i32 {
-    if memchr::memmem::find(json, BINARY_MARK).is_some() { BINARY } else { 0 }
+    if holds_binary_mark(json) { BINARY } else { 0 }
+}
+
+/// Whether there may be a binary value somewhere.
+pub(crate) fn holds_binary_mark(json: &[u8]) -> bool {
+    memchr::memmem::find(json, BINARY_MARK).is_some()
 }

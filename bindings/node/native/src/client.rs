@@ -47,6 +47,8 @@ pub(crate) struct State {
     pub(crate) handlers: HashMap<Box<str>, i32>,
     /// Whether JavaScript wants to know the ids of calls and requests.
     pub(crate) wants_ids: bool,
+    /// Scratch space for the context of a request; empty between uses.
+    pub(crate) context_text: Vec<u8>,
     /// Services and methods that JavaScript calls by number.
     pub(crate) routes: Vec<(Box<str>, Box<str>)>,
     path: PathBuf,
@@ -118,6 +120,7 @@ impl Client {
             told: VecDeque::new(),
             handlers: HashMap::new(),
             wants_ids: false,
+            context_text: Vec::new(),
             routes: Vec::new(),
             path,
             sockets: std::iter::repeat_with(|| None).take(pool_size).collect(),
@@ -172,6 +175,7 @@ impl Client {
         }
         let env = self.environment.env;
         let mut batch = self.environment.take_batch();
+        batch.begin_turn();
         let mut budget = TURN_BUDGET;
         let is_done = loop {
             if self.is_armed.take()
@@ -188,10 +192,11 @@ impl Client {
                 }
                 continue;
             }
-            self.environment.publish(batch.records());
+            self.environment.publish(&batch);
+            let definitions = self.environment.shapes.borrow_mut().take_definitions();
             if let Some(dispatch) = self.callback(|callbacks| &callbacks.dispatch) {
                 env.with_scope(|| {
-                    if let Some(arguments) = batch.arguments(env) {
+                    if let Some(arguments) = batch.arguments(env, definitions) {
                         env.call_back(&dispatch, &arguments);
                     }
                 });
@@ -215,16 +220,16 @@ impl Client {
     fn collect(self: &Rc<Self>, batch: &mut Batch) {
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
+        let shapes = &mut *self.environment.shapes.borrow_mut();
         while !batch.is_full() {
             if let Some(failed) = state.calls.take_refused() {
                 state.add_refused(failed, batch);
                 continue;
             }
-            state.absorb();
-            match state.told.pop_front() {
+            match state.next_told() {
                 None => break,
-                Some(Told::Event(event)) => state.add_event(event, batch),
-                Some(Told::CallDone(done)) => state.add_call_done(done, batch),
+                Some(Told::Event(event)) => state.add_event(event, batch, shapes),
+                Some(Told::CallDone(done)) => state.add_call_done(done, batch, shapes),
                 Some(Told::Connect(conn)) => self.open(state, conn),
                 Some(Told::Close { conn, unsent }) => self.close(state, conn, unsent),
             }
@@ -388,8 +393,19 @@ impl State {
     /// Takes the outputs of the session. Must come before the next call is made: it may get the slot of one that has ended, and then the
     /// slot does not lead to the old promise any more.
     pub(crate) fn absorb(&mut self) {
-        while let Some(output) = self.session.poll_output() {
-            let told = match output {
+        while let Some(told) = self.poll_told() {
+            self.told.push_back(told);
+        }
+    }
+
+    /// The next output, of those that were absorbed first.
+    fn next_told(&mut self) -> Option<Told> {
+        if self.told.is_empty() { self.poll_told() } else { self.told.pop_front() }
+    }
+
+    fn poll_told(&mut self) -> Option<Told> {
+        loop {
+            return Some(match self.session.poll_output()? {
                 Output::Event(SessionEvent::CallDone { id, request_id, outcome, origin }) => {
                     let Some(promise) = self.calls.promise(id) else { continue };
                     Told::CallDone(CallDone { promise, request_id, outcome, origin })
@@ -398,8 +414,7 @@ impl State {
                 Output::LaneOffered { .. } => unreachable!("this client takes no lanes"),
                 Output::Connect(conn) => Told::Connect(conn),
                 Output::Close { conn, unsent } => Told::Close { conn, unsent },
-            };
-            self.told.push_back(told);
+            });
         }
     }
 

@@ -1,11 +1,14 @@
 //! What JavaScript has queued: calls, answers, cancellations, in the order in which they were made.
 //!
-//! They come in one crossing: numbers in an `Int32Array`, texts one behind the other in one string, msgpack in one array of bytes,
-//! long values apart.
+//! They come in one crossing: numbers in an `Int32Array`, texts one behind the other in one string, values that were taken apart
+//! as tapes, msgpack in one array of bytes, long values apart.
 
 use crate::calls::Promise;
 use crate::client::State;
+use crate::fold::Folder;
 use crate::node::{Env, Value};
+use crate::quote::{append_quoted_ascii, append_quoted_units};
+use crate::shapes::Shapes;
 use bro_proto::context::CallContext;
 use bro_proto::error::{ErrorBody, ErrorCode};
 use bro_proto::time::Now;
@@ -31,6 +34,8 @@ const LARGE: i32 = 1 << 9;
 const PLAIN: i32 = 1 << 10;
 /// The value is msgpack.
 const MSGPACK: i32 = 1 << 11;
+/// The value is on the tape; its length is that of the tape, its strings are next in the text.
+const TAPE: i32 = 1 << 14;
 
 /// What `submit` was given.
 #[derive(Clone, Copy)]
@@ -41,6 +46,10 @@ pub(crate) struct Submitted {
     pub(crate) bytes: Value,
     pub(crate) bytes_len: usize,
     pub(crate) large: Value,
+    pub(crate) tape: Value,
+    pub(crate) tape_len: usize,
+    pub(crate) doubles: Value,
+    pub(crate) doubles_len: usize,
 }
 
 /// Everything of one submission, copied out of V8.
@@ -51,12 +60,17 @@ pub(crate) struct Commands {
     bytes: Vec<u8>,
     bytes_at: usize,
     large_at: u32,
-    long_value: Vec<u8>,
+    tape: Vec<i32>,
+    tape_at: usize,
+    doubles: Vec<f64>,
+    doubles_at: usize,
+    /// A long value, or one that was on the tape.
+    made: Vec<u8>,
 }
 
 /// The texts, one behind the other. Lengths are in UTF-16 units.
 #[derive(Default)]
-struct Text {
+pub(crate) struct Text {
     utf8: Vec<u8>,
     at: usize,
     /// Only for text beyond ASCII, where units are not bytes.
@@ -78,12 +92,19 @@ struct FailureText {
 
 impl State {
     /// Carries out what was queued. `None` when V8 refuses a value: a defect of the JavaScript side.
-    pub(crate) fn submit(&mut self, env: Env, submitted: Submitted, commands: &mut Commands, now: Now) -> Option<()> {
+    pub(crate) fn submit(
+        &mut self,
+        env: Env,
+        submitted: Submitted,
+        commands: &mut Commands,
+        shapes: &Shapes,
+        now: Now,
+    ) -> Option<()> {
         commands.read(env, submitted)?;
         let ints = std::mem::take(&mut commands.ints);
         for command in ints.chunks_exact(COMMAND_INTS) {
             self.absorb();
-            self.run(env, submitted, commands, command, now)?;
+            self.run(env, submitted, commands, command, shapes, now)?;
         }
         commands.ints = ints;
         Some(())
@@ -95,6 +116,7 @@ impl State {
         submitted: Submitted,
         commands: &mut Commands,
         command: &[i32],
+        shapes: &Shapes,
         now: Now,
     ) -> Option<()> {
         let (kind, slot, generation) = (command[0] & KIND_MASK, command[2], command[3]);
@@ -102,14 +124,14 @@ impl State {
             CALL => {
                 let parts =
                     CallParts { route: commands.text.take(command[9])?, context: commands.text.take(command[8])? };
-                let value = commands.value(env, submitted, command)?;
+                let value = commands.value(env, submitted, command, shapes)?;
                 let promise = Promise { slot, generation };
                 if let Err(error) = self.call(promise, &parts, commands, command, &value, now) {
                     self.calls.refuse(promise, error);
                 }
             }
             RESULT => {
-                let value = commands.value(env, submitted, command)?;
+                let value = commands.value(env, submitted, command, shapes)?;
                 let id = request_id(slot, generation);
                 self.session.respond(id, Outcome::Success(commands.payload(&value)), now);
             }
@@ -189,38 +211,56 @@ enum LocatedValue {
     Absent,
     Text(Range<usize>),
     Bytes(Range<usize>),
-    Long(Encoding),
+    Made(Encoding),
 }
 
 impl Commands {
     fn read(&mut self, env: Env, submitted: Submitted) -> Option<()> {
         self.ints.clear();
         self.bytes.clear();
-        (self.bytes_at, self.large_at) = (0, 0);
+        self.tape.clear();
+        self.doubles.clear();
+        (self.bytes_at, self.large_at, self.tape_at, self.doubles_at) = (0, 0, 0, 0);
         env.ints(submitted.commands, submitted.count * COMMAND_INTS, &mut self.ints)?;
         self.text.read(env, submitted.text)?;
         if submitted.bytes_len > 0 {
             env.bytes(submitted.bytes, submitted.bytes_len, &mut self.bytes)?;
         }
+        if submitted.tape_len > 0 {
+            env.ints(submitted.tape, submitted.tape_len, &mut self.tape)?;
+        }
+        if submitted.doubles_len > 0 {
+            env.doubles(submitted.doubles, submitted.doubles_len, &mut self.doubles)?;
+        }
         Some(())
     }
 
-    fn value(&mut self, env: Env, submitted: Submitted, command: &[i32]) -> Option<LocatedValue> {
+    fn value(&mut self, env: Env, submitted: Submitted, command: &[i32], shapes: &Shapes) -> Option<LocatedValue> {
         let flags = command[0];
+        if flags & TAPE != 0 {
+            let start = self.tape_at;
+            self.tape_at += usize::try_from(command[1]).ok()?;
+            let (ints, doubles) = (self.tape.get(start..self.tape_at)?, self.doubles.get(self.doubles_at..)?);
+            self.made.clear();
+            let mut folder = Folder { ints, doubles, text: &mut self.text, shapes };
+            folder.value(&mut self.made, 0)?;
+            self.doubles_at += doubles.len() - folder.doubles.len();
+            return Some(LocatedValue::Made(Encoding::Json));
+        }
         if flags & LARGE != 0 {
             let value = env.element(submitted.large, self.large_at)?;
             self.large_at += 1;
-            self.long_value.clear();
+            self.made.clear();
             if flags & MSGPACK != 0 {
-                env.bytes(value, usize::MAX, &mut self.long_value)?;
-                return Some(LocatedValue::Long(Encoding::Msgpack));
+                env.bytes(value, usize::MAX, &mut self.made)?;
+                return Some(LocatedValue::Made(Encoding::Msgpack));
             }
             if flags & PLAIN != 0 {
-                crate::quote::append_quoted(env, value, &mut self.long_value)?;
+                crate::quote::append_quoted(env, value, &mut self.made)?;
             } else {
-                env.append_utf8(value, &mut self.long_value)?;
+                env.append_utf8(value, &mut self.made)?;
             }
-            return Some(LocatedValue::Long(Encoding::Json));
+            return Some(LocatedValue::Made(Encoding::Json));
         }
         if command[1] == 0 {
             return Some(LocatedValue::Absent);
@@ -238,7 +278,7 @@ impl Commands {
             LocatedValue::Absent => Payload { encoding: Encoding::Json, bytes: &[] },
             LocatedValue::Text(at) => Payload { encoding: Encoding::Json, bytes: &self.text.utf8[at.clone()] },
             LocatedValue::Bytes(at) => Payload { encoding: Encoding::Msgpack, bytes: &self.bytes[at.clone()] },
-            LocatedValue::Long(encoding) => Payload { encoding: *encoding, bytes: &self.long_value },
+            LocatedValue::Made(encoding) => Payload { encoding: *encoding, bytes: &self.made },
         }
     }
 
@@ -249,8 +289,12 @@ impl Commands {
         self.text.utf16 = Vec::new();
         self.bytes.clear();
         self.bytes.shrink_to(bytes_max);
-        self.long_value.clear();
-        self.long_value.shrink_to(bytes_max);
+        self.tape.clear();
+        self.tape.shrink_to(bytes_max / 4);
+        self.doubles.clear();
+        self.doubles.shrink_to(bytes_max / 8);
+        self.made.clear();
+        self.made.shrink_to(bytes_max);
     }
 }
 
@@ -282,5 +326,17 @@ impl Text {
             self.utf8.extend_from_slice(character.encode_utf8(&mut buffer).as_bytes());
         }
         Some(begin..self.utf8.len())
+    }
+
+    /// Appends the next text in quotes.
+    pub(crate) fn take_quoted(&mut self, units: i32, out: &mut Vec<u8>) -> Option<()> {
+        let start = self.at;
+        self.at += usize::try_from(units).ok()?;
+        if self.utf16.is_empty() {
+            append_quoted_ascii(self.utf8.get(start..self.at)?, out);
+        } else {
+            append_quoted_units(self.utf16.get(start..self.at)?, out);
+        }
+        Some(())
     }
 }

@@ -4,7 +4,9 @@
 
 use crate::batch::{Batch, RECORD_INTS, RECORDS_MAX};
 use crate::commands::Commands;
-use crate::node::{Env, Reference, Value, guarded};
+use crate::node::{Env, SharedArray, Value, guarded};
+use crate::shapes::Shapes;
+use crate::tape::{TAPE_DOUBLES, TAPE_INTS};
 use bro_proto::time::Now;
 use bytes::BytesMut;
 use napi_sys::{self as sys, Status, uv_loop_s};
@@ -28,9 +30,9 @@ pub(crate) struct Environment {
     /// Set once the environment is being torn down: to be told when all handles are closed.
     ending: Cell<Option<sys::napi_async_cleanup_hook_handle>>,
     tenants: RefCell<Vec<Weak<dyn Ends>>>,
-    /// The records of the batch that is being delivered; see [`crate::batch`].
-    records: RefCell<Option<Reference>>,
-    records_at: *mut i32,
+    /// What JavaScript reads of the batch that is being delivered; see [`crate::batch`].
+    shared: RefCell<Option<Shared>>,
+    pub(crate) shapes: RefCell<Shapes>,
     batch: Cell<Option<Batch>>,
     /// Used again and again for what JavaScript hands over.
     pub(crate) commands: Cell<Option<Commands>>,
@@ -39,23 +41,31 @@ pub(crate) struct Environment {
     started: Instant,
 }
 
+struct Shared {
+    records: SharedArray<i32>,
+    tape: SharedArray<i32>,
+    doubles: SharedArray<f64>,
+}
+
 impl Environment {
-    /// The state of the environment that loads the addon, and the array that its batches are announced in.
-    pub(crate) fn install(env: Env) -> Option<(Rc<Environment>, Value)> {
+    /// The state of the environment that loads the addon, and the arrays that its batches are announced in: records, tape, doubles.
+    pub(crate) fn install(env: Env) -> Option<(Rc<Environment>, [Value; 3])> {
         let mut uv_loop = null_mut();
         // SAFETY: an out-parameter.
         if unsafe { sys::napi_get_uv_event_loop(env.0, &mut uv_loop) } != Status::napi_ok {
             return None;
         }
-        let (records, reference, records_at) = env.shared_ints(RECORDS_MAX * RECORD_INTS)?;
+        let (records_value, records) = env.shared_ints(RECORDS_MAX * RECORD_INTS)?;
+        let (tape_value, tape) = env.shared_ints(TAPE_INTS)?;
+        let (doubles_value, doubles) = env.shared_doubles(TAPE_DOUBLES)?;
         let environment = Rc::new(Environment {
             env,
             uv_loop,
             open_handles: Cell::new(0),
             ending: Cell::new(None),
             tenants: RefCell::new(Vec::new()),
-            records: RefCell::new(Some(reference)),
-            records_at,
+            shared: RefCell::new(Some(Shared { records, tape, doubles })),
+            shapes: RefCell::default(),
             batch: Cell::new(None),
             commands: Cell::new(None),
             read_buffer: RefCell::new(BytesMut::new()),
@@ -68,7 +78,8 @@ impl Environment {
         let instance = Rc::into_raw(environment.clone()).cast_mut().cast::<c_void>();
         // SAFETY: `drop_instance` takes back what `instance` holds.
         let set = unsafe { sys::napi_set_instance_data(env.0, instance, Some(drop_instance), null_mut()) };
-        (status == Status::napi_ok && set == Status::napi_ok).then_some((environment, records))
+        (status == Status::napi_ok && set == Status::napi_ok)
+            .then_some((environment, [records_value, tape_value, doubles_value]))
     }
 
     /// The state of the environment in which a function was called.
@@ -124,13 +135,13 @@ impl Environment {
         self.batch.set(Some(batch));
     }
 
-    /// Makes records visible to JavaScript.
-    pub(crate) fn publish(&self, records: &[[i32; RECORD_INTS]]) {
-        assert!(records.len() <= RECORDS_MAX && self.records.borrow().is_some(), "records fit the array");
-        // SAFETY: the array has room for `RECORDS_MAX` records and is kept by `records`; no JavaScript runs meanwhile.
-        unsafe {
-            std::ptr::copy_nonoverlapping(records.as_ptr().cast::<i32>(), self.records_at, records.len() * RECORD_INTS)
-        };
+    /// Makes records and tape visible to JavaScript.
+    pub(crate) fn publish(&self, batch: &Batch) {
+        let shared = self.shared.borrow();
+        let Some(Shared { records, tape, doubles }) = &*shared else { return };
+        records.fill(batch.records().as_flattened());
+        tape.fill(&batch.tape.ints);
+        doubles.fill(&batch.tape.doubles);
     }
 
     /// Counts a handle until the token is dropped.
@@ -170,7 +181,7 @@ unsafe extern "C" fn clean_up(handle: sys::napi_async_cleanup_hook_handle, kept:
                 guarded((), || tenant.end());
             }
         }
-        drop(environment.records.take());
+        drop(environment.shared.take());
         environment.finish_if_ended();
     });
 }

@@ -3,6 +3,7 @@
 use crate::batch::{Batch, Record};
 use crate::calls::Refused;
 use crate::client::{CallDone, State};
+use crate::shapes::Shapes;
 use bro_proto::error::ErrorBody;
 use bro_proto::v1::Encoding;
 use bro_session::{Origin, Request, SessionEvent};
@@ -57,7 +58,7 @@ impl State {
         json(batch, &Failure::new(&error, Some(Origin::Local)));
     }
 
-    pub(crate) fn add_call_done(&mut self, done: CallDone, batch: &mut Batch) {
+    pub(crate) fn add_call_done(&mut self, done: CallDone, batch: &mut Batch, shapes: &mut Shapes) {
         let CallDone { promise, request_id, outcome, origin } = done;
         let kind = if outcome.is_ok() { Record::Result } else { Record::Failure };
         batch.record(kind, [promise.slot, promise.generation, 0]);
@@ -65,16 +66,16 @@ impl State {
             json(batch, &request_id.to_string());
         }
         match outcome {
-            Ok(result) => batch.value(&result),
+            Ok(result) => batch.value(&result, shapes),
             Err(error) => json(batch, &Failure::new(&error, Some(origin))),
         }
     }
 
-    pub(crate) fn add_event(&mut self, event: SessionEvent, batch: &mut Batch) {
+    pub(crate) fn add_event(&mut self, event: SessionEvent, batch: &mut Batch, shapes: &mut Shapes) {
         let told = match &event {
             SessionEvent::Request(_) => {
                 let SessionEvent::Request(request) = event else { unreachable!("just matched") };
-                return self.add_request(request, batch);
+                return self.add_request(request, batch, shapes);
             }
             SessionEvent::RequestExpired { id, reason } => {
                 batch.record(Record::Expired, [id.slot.cast_signed(), id.generation.cast_signed(), 0]);
@@ -97,19 +98,25 @@ impl State {
         json(batch, &told);
     }
 
-    fn add_request(&mut self, request: Request, batch: &mut Batch) {
+    fn add_request(&mut self, request: Request, batch: &mut Batch, shapes: &mut Shapes) {
         let Request { id, request_id, from, method, params, context, .. } = request;
         // Registered when the request came in; a method that was taken away since is answered by JavaScript.
         let handler = self.handlers.get(&*method).copied().unwrap_or(-1);
         batch.record(Record::Request, [id.slot.cast_signed(), id.generation.cast_signed(), handler]);
         match self.session.request_context(id).filter(|context| context.encoding == Encoding::Json) {
-            Some(context) => batch.element(|text| text.extend_from_slice(context.bytes)),
-            None => batch.element(|text| context.write_json(&from, &self.session.config().service_name, text)),
+            Some(context) => batch.context(context.bytes, shapes),
+            None => {
+                let mut text = std::mem::take(&mut self.context_text);
+                context.write_json(&from, &self.session.config().service_name, &mut text);
+                batch.context(&text, shapes);
+                text.clear();
+                self.context_text = text;
+            }
         }
         if self.wants_ids {
             json(batch, &request_id.to_string());
         }
-        batch.value(&params);
+        batch.value(&params, shapes);
     }
 }
 

@@ -40,7 +40,7 @@ struct Options {
 }
 
 pub(crate) fn export(env: Env, exports: Value) {
-    let functions: [(&str, unsafe extern "C" fn(napi_env, napi_callback_info) -> napi_value); 10] = [
+    let functions: [(&str, unsafe extern "C" fn(napi_env, napi_callback_info) -> napi_value); 12] = [
         ("createClient", create_client),
         ("arm", arm),
         ("submit", submit),
@@ -49,6 +49,8 @@ pub(crate) fn export(env: Env, exports: Value) {
         ("registerMethod", register_method),
         ("unregisterMethod", unregister_method),
         ("addRoute", add_route),
+        ("addShape", add_shape),
+        ("useTape", use_tape),
         ("setWantsIds", set_wants_ids),
         ("clientStatus", client_status),
     ];
@@ -119,17 +121,22 @@ unsafe extern "C" fn arm(env: napi_env, info: napi_callback_info) -> napi_value 
     })
 }
 
-/// (client, count, commands: Int32Array, text: string, bytes: Uint8Array, bytesLength, large: array): what was queued.
+/// (client, count, commands: Int32Array, text: string, bytes: Uint8Array, bytesLength, large: array, tape: Int32Array, tapeLength,
+/// doubles: Float64Array, doublesLength): what was queued.
 unsafe extern "C" fn submit(env: napi_env, info: napi_callback_info) -> napi_value {
     entry(env, |env| {
-        let [client, count, commands, text, bytes, bytes_len, large] = arguments(env, info);
+        let [client, count, commands, text, bytes, bytes_len, large, tape, tape_len, doubles, doubles_len] =
+            arguments(env, info);
         let client = client_of(env, client)?;
-        let count = usize::try_from(env.as_int(count)?).ok()?;
-        let bytes_len = usize::try_from(env.as_int(bytes_len)?).ok()?;
-        let submitted = Submitted { count, commands, text, bytes, bytes_len, large };
+        let length = |value| usize::try_from(env.as_int(value)?).ok();
+        let (count, bytes_len) = (length(count)?, length(bytes_len)?);
+        let (tape_len, doubles_len) = (length(tape_len)?, length(doubles_len)?);
+        let submitted =
+            Submitted { count, commands, text, bytes, bytes_len, large, tape, tape_len, doubles, doubles_len };
         let now = client.environment.now();
         let mut copies = client.environment.commands.take().unwrap_or_default();
-        let done = client.state.borrow_mut().submit(env, submitted, &mut copies, now);
+        let done =
+            client.state.borrow_mut().submit(env, submitted, &mut copies, &client.environment.shapes.borrow(), now);
         copies.trim(RETAINED_BYTES_MAX);
         client.environment.commands.set(Some(copies));
         client.arm(false);
@@ -202,6 +209,24 @@ unsafe extern "C" fn add_route(env: napi_env, info: napi_callback_info) -> napi_
         }
         routes.push((env.text(service)?.into_boxed_str(), env.text(method)?.into_boxed_str()));
         env.int(i32::try_from(routes.len() - 1).ok()?)
+    })
+}
+
+/// (keys: string, a JSON array) => number; -1 when there is no room.
+unsafe extern "C" fn add_shape(env: napi_env, info: napi_callback_info) -> napi_value {
+    entry(env, |env| {
+        let [keys] = arguments(env, info);
+        let environment = Environment::of(env)?;
+        let keys: Option<Vec<String>> = serde_json::from_str(&env.text(keys)?).ok();
+        env.int(keys.and_then(|keys| environment.shapes.borrow_mut().number(&keys)).unwrap_or(-1))
+    })
+}
+
+/// (): JavaScript can compile code for shapes.
+unsafe extern "C" fn use_tape(env: napi_env, _info: napi_callback_info) -> napi_value {
+    entry(env, |env| {
+        Environment::of(env)?.shapes.borrow_mut().are_used = true;
+        None
     })
 }
 

@@ -5,6 +5,7 @@
 //! | `client` | one client: a session, its sockets, its turns on Node's event loop |
 //! | `events`, `batch` | what the session tells, as one string and one array of numbers |
 //! | `commands`, `calls`, `quote` | what JavaScript queues, handed over in one crossing |
+//! | `tape`, `shapes`, `unfold`, `fold` | values taken apart, which JavaScript makes faster than it parses JSON |
 //! | `exports` | the functions that JavaScript calls for a client |
 //! | `gateway` | an embedded gateway on its thread, its events in batches |
 //! | `environment` | what one JavaScript environment shares, and its end |
@@ -23,10 +24,14 @@ mod commands;
 mod environment;
 mod events;
 mod exports;
+mod fold;
 mod gateway;
 mod node;
 mod quote;
+mod shapes;
 mod socket;
+mod tape;
+mod unfold;
 mod uv;
 
 use environment::Environment;
@@ -41,8 +46,10 @@ use node::{Env, guarded};
 pub unsafe extern "C" fn napi_register_module_v1(env: napi_env, exports: napi_value) -> napi_value {
     guarded(exports, || {
         let env = Env(env);
-        if let Some((_, records)) = Environment::install(env) {
+        if let Some((_, [records, tape, doubles])) = Environment::install(env) {
             env.set(exports, "records", records);
+            env.set(exports, "tape", tape);
+            env.set(exports, "doubles", doubles);
             exports::export(env, exports);
             gateway::export(env, exports);
         }

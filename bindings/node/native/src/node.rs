@@ -90,6 +90,14 @@ impl Env {
         Some(())
     }
 
+    /// A copy of a `Float64Array`'s first elements.
+    pub(crate) fn doubles(self, value: Value, count: usize, out: &mut Vec<f64>) -> Option<()> {
+        let (address, length) = self.typed_array::<f64>(value)?;
+        // SAFETY: as in `ints`.
+        out.extend_from_slice(unsafe { std::slice::from_raw_parts(address, length.min(count)) });
+        Some(())
+    }
+
     /// A copy of a `Uint8Array`'s first bytes.
     pub(crate) fn bytes(self, value: Value, count: usize, out: &mut Vec<u8>) -> Option<()> {
         let (address, length) = self.typed_array::<u8>(value)?;
@@ -212,21 +220,48 @@ impl Env {
         (status == Status::napi_ok).then_some(())
     }
 
-    /// An `Int32Array` that both sides use, and its memory, which stays where it is as long as the reference holds it.
-    pub(crate) fn shared_ints(self, count: usize) -> Option<(Value, Reference, *mut i32)> {
+    /// An `Int32Array` that both sides use.
+    pub(crate) fn shared_ints(self, count: usize) -> Option<(Value, SharedArray<i32>)> {
+        self.shared(sys::TypedarrayType::int32_array, count)
+    }
+
+    /// A `Float64Array` that both sides use.
+    pub(crate) fn shared_doubles(self, count: usize) -> Option<(Value, SharedArray<f64>)> {
+        self.shared(sys::TypedarrayType::float64_array, count)
+    }
+
+    /// `T` must be what arrays of this kind consist of.
+    fn shared<T>(self, kind: i32, count: usize) -> Option<(Value, SharedArray<T>)> {
         let mut memory = null_mut();
         // SAFETY: out-parameters of the right types; the array lies within its buffer.
         unsafe {
             let (mut buffer, mut array) = (null_mut(), null_mut());
-            if sys::napi_create_arraybuffer(self.0, count * 4, &mut memory, &mut buffer) != Status::napi_ok {
+            let bytes = count * size_of::<T>();
+            if sys::napi_create_arraybuffer(self.0, bytes, &mut memory, &mut buffer) != Status::napi_ok {
                 return None;
             }
-            let kind = sys::TypedarrayType::int32_array;
             if sys::napi_create_typedarray(self.0, kind, count, buffer, 0, &mut array) != Status::napi_ok {
                 return None;
             }
-            Some((array, Reference::new(self, array, true)?, memory.cast()))
+            let reference = Reference::new(self, array, true)?;
+            Some((array, SharedArray { memory: memory.cast(), count, _reference: reference }))
         }
+    }
+}
+
+/// The memory of a typed array that both sides use. It stays where it is as long as this holds the array.
+pub(crate) struct SharedArray<T> {
+    memory: *mut T,
+    count: usize,
+    _reference: Reference,
+}
+
+impl<T: Copy> SharedArray<T> {
+    /// Copies to the beginning; what has no room must not be given.
+    pub(crate) fn fill(&self, elements: &[T]) {
+        assert!(elements.len() <= self.count, "what is shared fits the array");
+        // SAFETY: there is room, the reference keeps the memory, and no JavaScript runs meanwhile.
+        unsafe { std::ptr::copy_nonoverlapping(elements.as_ptr(), self.memory, elements.len()) };
     }
 }
 
