@@ -22,6 +22,8 @@ pub enum Command {
     Ls(LsArgs),
     /// Call a method and print its result as JSON
     Call(CallArgs),
+    /// Call a method without waiting for it
+    Notify(NotifyArgs),
     /// Show what the gateway is doing
     Status(StatusArgs),
     /// Show calls and services as they come and go
@@ -130,6 +132,19 @@ pub struct CallArgs {
     /// How long to wait for the result: 500ms, 5s, 2m
     #[arg(long, short, default_value = "30s", value_parser = parse_duration)]
     pub timeout: Duration,
+    #[command(flatten)]
+    pub socket: SocketArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct NotifyArgs {
+    /// Name of the service
+    pub service: String,
+    /// Name of its method
+    pub method: String,
+    /// Parameters as JSON, or `-` to read them from standard input
+    #[arg(value_name = "JSON")]
+    pub params: Option<String>,
     #[command(flatten)]
     pub socket: SocketArgs,
 }

@@ -27,6 +27,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Gateway(args) => commands::gateway::run(args),
         Command::Ls(args) => block_on(commands::ls::run(args)),
         Command::Call(args) => block_on(commands::call::run(args)),
+        Command::Notify(args) => block_on(commands::notify::run(args)),
         Command::Status(args) => block_on(commands::status::run(args)),
         Command::Watch(args) => block_on(commands::watch::run(args)),
         Command::WaitFor(args) => block_on(commands::wait_for::run(args)),

@@ -87,7 +87,8 @@ fn assert_fails(output: &Output, code: i32, says: &str) {
 #[test]
 fn without_a_gateway_every_command_ends_with_3_and_says_what_to_do() {
     let world = World::new();
-    for arguments in [&["ls"][..], &["status"], &["watch"], &["call", "a", "b"], &["ping", "a"]] {
+    for arguments in [&["ls"][..], &["status"], &["watch"], &["call", "a", "b"], &["notify", "a", "b"], &["ping", "a"]]
+    {
         assert_fails(&world.bro(arguments), 3, "Start one with `bro gateway");
     }
     assert_fails(&world.bro(&["wait-for", "a", "--timeout", "200ms"]), 3, "no gateway at");
@@ -111,6 +112,33 @@ fn call_prints_the_result_as_json() {
     assert_eq!(text(&answer.stdout).lines().count(), 1, "one line when piped");
     let answer = world.bro_with_input(&["call", "role-service", "getRole", "-"], r#"{"userId": "9"}"#);
     assert_eq!(json(&answer), serde_json::json!({ "role": "guest" }));
+}
+
+#[test]
+fn notify_reaches_the_service_and_waits_for_nothing() {
+    let world = World::with_gateway();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let (heard, hears) = std::sync::mpsc::channel();
+    let listener = ipc_bro::Client::builder("listener")
+        .gateway_path(world.socket())
+        .wait_for_gateway(std::time::Duration::from_secs(60))
+        .method("hear", move |params: serde_json::Value, context: ipc_bro::Context| {
+            heard.send((params, context.wants_answer())).unwrap();
+            async { std::future::pending::<Result<(), ipc_bro::HandlerError>>().await }
+        });
+    let listener = runtime.block_on(listener.connect()).unwrap();
+    for (output, params) in [
+        (world.bro(&["notify", "listener", "hear", r#"{"n":1}"#]), serde_json::json!({"n": 1})),
+        (world.bro(&["notify", "listener", "hear"]), serde_json::json!({})),
+        (world.bro_with_input(&["notify", "listener", "hear", "-"], "[2]"), serde_json::json!([2])),
+    ] {
+        assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(0), ""), "{}", text(&output.stderr));
+        assert_eq!(hears.recv().unwrap(), (params, false));
+    }
+    assert_fails(&world.bro(&["notify", "nobody", "hear"]), 1, "SERVICE_NOT_FOUND");
+    assert_fails(&world.bro(&["notify", "listener", "see"]), 1, "METHOD_NOT_FOUND");
+    assert_fails(&world.bro(&["notify", "listener", "hear", "{"]), 2, "not JSON");
+    runtime.block_on(listener.disconnect());
 }
 
 #[test]

@@ -19,7 +19,8 @@ pub async fn run(args: CallArgs) -> Result<(), Failure> {
     print_json(&result?)
 }
 
-fn params(text: Option<&str>) -> Result<Value, Failure> {
+/// The parameters that an argument stands for; an empty object where there is none.
+pub(super) fn params(text: Option<&str>) -> Result<Value, Failure> {
     let text = match text {
         None => return Ok(Value::Object(serde_json::Map::new())),
         Some("-") => {

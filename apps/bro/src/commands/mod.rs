@@ -4,6 +4,7 @@ pub mod call;
 pub mod gateway;
 pub mod generate;
 pub mod ls;
+pub mod notify;
 pub mod ping;
 pub mod status;
 pub mod wait_for;

@@ -1,6 +1,7 @@
 //! The client against the embedded gateway, over real sockets.
 
 mod calls;
+mod cancelling;
 mod chains;
 mod failures;
 mod lanes;
