@@ -113,7 +113,7 @@ fn read_call(left: &mut Left<'_>) -> Result<Call, Wrong> {
     })
 }
 
-fn read_section(section: &[u8]) -> Result<Section, Wrong> {
+pub fn read_section(section: &[u8]) -> Result<Section, Wrong> {
     let fields = || {
         let mut left = Left { bytes: section };
         let head = left.take(8)?;
