@@ -112,7 +112,7 @@ impl Router {
             if let Some(parent) = call.parent() {
                 let parent = &self.calls[parent];
                 assert!(parent.is_live() && self.peers[parent.callee()].service == self.peers[call.caller()].service);
-                assert!(call.deadline_ms() <= parent.deadline_ms() + 1, "deadlines only shrink");
+                assert!(call.deadline_ms() <= parent.deadline_ms(), "deadlines only shrink");
             }
             section_bytes += call.section().len();
         }
