@@ -6,7 +6,7 @@ use bro_proto::limits::NAMES_PER_PEER_MAX;
 use bro_proto::v1::Encoding;
 use bro_proto::v2::{self, CancelReason, Codec, Frame, FrameKind, encode};
 use bro_proto::{ErrorBody, ErrorCode};
-use bro_router::{PeerIdentity, RouterConfig};
+use bro_router::{CloseReason, PeerIdentity, RouterConfig};
 use serde_json::json;
 use support::v2_peers::{Draft, draft, section};
 use support::{Gateway, code};
@@ -221,4 +221,30 @@ fn children_of_one_member_end_with_a_call_of_another() {
     encode::error(&mut late, child.id, &ErrorBody::new(ErrorCode::Timeout, "late"), false);
     gateway.send_frame(role, late);
     assert!(gateway.take_frames(second).is_empty());
+}
+
+#[test]
+fn routes_took_as_much_memory_as_all_connections_liked() {
+    let mut gateway = Gateway::new();
+    let user = gateway.service_v2("user", &[]);
+    let mut callers = Vec::new();
+    let refused = (0..1000).find_map(|number| {
+        let caller = gateway.service_v2(&format!("caller-{number}"), &[]);
+        callers.push(caller);
+        for route in 0..1024 {
+            let mut resolve = Vec::new();
+            encode::resolve(&mut resolve, route, &"n".repeat(255));
+            gateway.router.handle_frame(caller, &mut resolve, gateway.now, &mut gateway.orders);
+        }
+        let is_refused = gateway.orders.closed.contains(&(caller, CloseReason::Refused));
+        gateway.router.check_invariants();
+        is_refused.then_some(caller)
+    });
+    assert_eq!(code(&gateway.take_one(refused.expect("the memory has an end"))), "RESOURCE_EXHAUSTED");
+    assert!(callers.len() > 100, "each has room for its own");
+    // Who goes gives back what it has bound.
+    gateway.disconnect(callers[0]);
+    let order = gateway.service_v2("order", &["user"]);
+    gateway.call_v2(order, &draft(1));
+    assert_eq!(gateway.asked(user, "user", &mut Vec::new()).origin, 1);
 }
