@@ -167,7 +167,8 @@ export class IPCClient extends TypedEmitter<IPCClientEvents> {
   ): Promise<T> {
     const promise = new Promise<T>(this.settlers.take);
     const { resolve, reject } = this.settlers;
-    if (!this.connected) {
+    // A lane needs no gateway.
+    if (!this.connected && !(typeof targetService === "string" && addon().canCall(this.native, targetService))) {
       const details = { service: targetService, method };
       reject(new IPCError("Not connected to Gateway", IPCErrorCode.NOT_CONNECTED, details));
       return promise;

@@ -34,6 +34,8 @@ export function clientOptions(config: IPCClientConfig): ClientOptions {
     serializer: serializer(config.serializer),
     poolSize: config.poolSize ?? 1,
     contextTracking: config.contextTracking ?? true,
+    lanes: config.lanes ?? true,
+    laneSpinUs: spin(config.laneSpinUs),
     version: config.version ?? "1.0.0",
     metadata,
   };
@@ -57,6 +59,13 @@ export function time(name: string, value: number | undefined, otherwise: number,
     throw invalid(`${name} must be a number of milliseconds, at least ${least}`);
   }
   return Math.min(Math.ceil(value), TIME_MAX_MS);
+}
+
+/** A number of whole microseconds; the native side knows the most that is of use. */
+function spin(value: number | undefined): number {
+  if (value === undefined) return 0;
+  if (typeof value !== "number" || !(value >= 0)) throw invalid("laneSpinUs must be a number of microseconds");
+  return Math.ceil(Math.min(value, Number.MAX_SAFE_INTEGER));
 }
 
 export function invalid(why: string): IPCError {

@@ -37,10 +37,19 @@ struct Options {
     wait_for_gateway: u64,
     version: String,
     metadata: serde_json::Map<String, serde_json::Value>,
+    #[serde(default = "yes")]
+    lanes: bool,
+    /// Microseconds that the event loop may spin before it waits, while there are lanes.
+    #[serde(default)]
+    lane_spin_us: u64,
+}
+
+fn yes() -> bool {
+    true
 }
 
 pub(crate) fn export(env: Env, exports: Value) {
-    let functions: [(&str, unsafe extern "C" fn(napi_env, napi_callback_info) -> napi_value); 12] = [
+    let functions: [(&str, unsafe extern "C" fn(napi_env, napi_callback_info) -> napi_value); 13] = [
         ("createClient", create_client),
         ("arm", arm),
         ("submit", submit),
@@ -53,6 +62,7 @@ pub(crate) fn export(env: Env, exports: Value) {
         ("useTape", use_tape),
         ("setWantsIds", set_wants_ids),
         ("clientStatus", client_status),
+        ("canCall", can_call),
     ];
     for (name, function) in functions {
         env.export(exports, name, Some(function));
@@ -87,14 +97,14 @@ unsafe extern "C" fn create_client(env: napi_env, info: napi_callback_info) -> n
             Ok(session) => session,
             Err(error) => return Some(error_text(env, &error)),
         };
-        let (session, path) = session;
+        let (session, path, lane_spin_us) = session;
         let (dispatch, drain) = (Reference::new(env, dispatch, false)?, Reference::new(env, drain, false)?);
-        let client = Client::new(environment, session, path, dispatch, drain)?;
+        let client = Client::new(environment, session, path, lane_spin_us, dispatch, drain)?;
         env.external(Rc::new(ClientHandle(client)))
     })
 }
 
-fn new_session(environment: &Environment, options: &str) -> Result<(Session, PathBuf), ErrorBody> {
+fn new_session(environment: &Environment, options: &str) -> Result<(Session, PathBuf, u64), ErrorBody> {
     let options: Options = serde_json::from_str(options)
         .map_err(|error| ErrorBody::new(ErrorCode::InvalidArgument, format!("options: {error}")))?;
     let mut config = SessionConfig::new(options.service_name);
@@ -107,9 +117,10 @@ fn new_session(environment: &Environment, options: &str) -> Result<(Session, Pat
     config.wait_for_gateway_ms = options.wait_for_gateway;
     config.version = options.version;
     config.metadata = options.metadata;
+    config.takes_lanes = options.lanes;
     // std's hasher has a random key for each process and each map.
     let seed = RandomState::new().hash_one(std::process::id());
-    Ok((Session::new(config, seed, environment.now())?, options.gateway_path))
+    Ok((Session::new(config, seed, environment.now())?, options.gateway_path, options.lane_spin_us))
 }
 
 /// (client): something was queued.
@@ -240,6 +251,17 @@ unsafe extern "C" fn set_wants_ids(env: napi_env, info: napi_callback_info) -> n
     })
 }
 
+/// (client, service) => 1 where calls can be made although the gateway is away: there is a lane. Otherwise 0.
+unsafe extern "C" fn can_call(env: napi_env, info: napi_callback_info) -> napi_value {
+    entry(env, |env| {
+        let [client, service] = arguments(env, info);
+        let client = client_of(env, client)?;
+        let service = env.text(service)?;
+        let can_call = client.state.borrow().session.can_call(&service);
+        env.int(i32::from(can_call))
+    })
+}
+
 /// (client) => JSON text
 unsafe extern "C" fn client_status(env: napi_env, info: napi_callback_info) -> napi_value {
     entry(env, |env| {
@@ -250,6 +272,7 @@ unsafe extern "C" fn client_status(env: napi_env, info: napi_callback_info) -> n
         let text = json!({
             "connected": status.connected,
             "connections": status.connections_registered,
+            "lanes": status.lanes,
             "requestsInWork": status.requests_in_work,
             "outboundBytes": status.outbound_bytes,
             "calls": counters.calls,
