@@ -166,16 +166,17 @@ fn figures(way: Way, cpus: Cpus, traffic: Traffic, plan: &Plan) -> Result<Vec<(F
     let start_ns = clock_ns() + u64::try_from(plan.warm_up.as_nanos())?;
     if traffic == Traffic::Pipelined {
         asker.pipeline(IN_FLIGHT, || clock_ns() >= start_ns)?;
-        let start_ns = clock_ns();
+        let (start_ns, start_cpu_ns) = (clock_ns(), asker.cpu_ns()?);
         let answered = asker.pipeline(IN_FLIGHT, || clock_ns() - start_ns >= span_ns)?;
         let calls_per_s = answered as f64 * 1e9 / (clock_ns() - start_ns) as f64;
+        let cpu_ns = (asker.cpu_ns()? - start_cpu_ns) as f64 / answered as f64;
         asker.stop()?;
-        return Ok(vec![(Figure::CallsPerS, calls_per_s)]);
+        return Ok(vec![(Figure::CallsPerS, calls_per_s), (Figure::AllNs, cpu_ns)]);
     }
     while clock_ns() < start_ns {
         asker.ask()?;
     }
-    let start_ns = clock_ns();
+    let (start_ns, start_cpu_ns) = (clock_ns(), asker.cpu_ns()?);
     let (mut last_ns, mut times_ns) = (start_ns, Vec::new());
     while last_ns - start_ns < span_ns {
         asker.ask()?;
@@ -183,11 +184,17 @@ fn figures(way: Way, cpus: Cpus, traffic: Traffic, plan: &Plan) -> Result<Vec<(F
         times_ns.push(now_ns - last_ns);
         last_ns = now_ns;
     }
+    let cpu_ns = (asker.cpu_ns()? - start_cpu_ns) as f64 / times_ns.len() as f64;
     asker.stop()?;
     let calls_per_s = times_ns.len() as f64 * 1e9 / (last_ns - start_ns) as f64;
     times_ns.sort_unstable();
     let percentile_us = |percent: usize| times_ns[((times_ns.len() - 1) * percent).div_ceil(100)] as f64 / 1e3;
-    Ok(vec![(Figure::P50Us, percentile_us(50)), (Figure::P99Us, percentile_us(99)), (Figure::CallsPerS, calls_per_s)])
+    Ok(vec![
+        (Figure::P50Us, percentile_us(50)),
+        (Figure::P99Us, percentile_us(99)),
+        (Figure::CallsPerS, calls_per_s),
+        (Figure::AllNs, cpu_ns),
+    ])
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use crate::children::Watchdog;
 use crate::floor_futex::{ANSWERS, ASKS, Turn};
+use crate::window::cpu_ns;
 use crate::wire;
 use anyhow::{Context as _, Result, bail, ensure};
 use bro_lane::{Lane, LaneConfig, LaneOptions, Side, SideFds, SpinConfig, Waited, create};
@@ -146,6 +147,11 @@ impl Asker {
                 return Ok(answered);
             }
         }
+    }
+
+    /// How long this process and the other one have run.
+    pub(crate) fn cpu_ns(&self) -> Result<u64> {
+        Ok(cpu_ns(std::process::id())? + cpu_ns(self.child.process.id())?)
     }
 
     /// Ends the other process.

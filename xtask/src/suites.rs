@@ -105,7 +105,7 @@ pub(crate) const SUITES: &[Suite] = &[
         name: "instructions",
         about: "hot operations take as many instructions as bench/instructions.toml says",
         watchdog_s: 1800,
-        tests_min: 8,
+        tests_min: 13,
         work: Work::Instructions,
     },
     Suite {
@@ -157,7 +157,7 @@ pub(crate) const CRATES: &[CrateTests] = &[
     CrateTests { name: "bro-sim", tests_min: 3, is_release: true, needs_bro: false },
     CrateTests::new("bro-fuzz", 8),
     CrateTests::new("bro", 18).with_bro(),
-    CrateTests::new("bro-bench", 9),
+    CrateTests::new("bro-bench", 16),
     // Needs a running Node: its tests are the suite `node`.
     CrateTests::new("bro-node", 0),
     CrateTests::new("xtask", 39),
