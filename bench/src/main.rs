@@ -175,7 +175,7 @@ fn run(options: &Options) -> Result<bool> {
     let ms = Duration::from_millis;
     let shape = options.payload;
     let plan = if options.quick {
-        Plan { rounds: 3, warm_up: ms(60), span: ms(200), services: 10_000, shape, peers }
+        Plan { rounds: 3, warm_up: ms(40), span: ms(150), services: 10_000, shape, peers }
     } else {
         Plan { rounds: 9, warm_up: ms(150), span: ms(600), services: 10_000, shape, peers }
     };
