@@ -115,7 +115,7 @@ pub(crate) const SUITES: &[Suite] = &[
         name: "instructions",
         about: "hot operations take as many instructions as bench/instructions.toml says",
         watchdog_s: 1800,
-        tests_min: 8,
+        tests_min: 13,
         work: Work::Instructions,
     },
     Suite {
@@ -167,7 +167,7 @@ pub(crate) const CRATES: &[CrateTests] = &[
     CrateTests { name: "bro-sim", tests_min: 4, is_release: true, needs_bro: false },
     CrateTests::new("bro-fuzz", 14),
     CrateTests::new("bro", 19).with_bro(),
-    CrateTests::new("bro-bench", 9),
+    CrateTests::new("bro-bench", 16),
     // Needs a running Node: its tests are the suite `node`.
     CrateTests::new("bro-node", 0),
     CrateTests::new("xtask", 39),
