@@ -1,5 +1,5 @@
 import { IPCError, IPCErrorCode } from "./errors";
-import type { IPCClientConfig, IPCServerConfig, Serializer } from "./types";
+import type { IPCClientConfig, IPCServerConfig, LanePolicy, Protocol, Serializer } from "./types";
 
 /** Where a gateway listens when nobody says otherwise. */
 export const DEFAULT_SOCKET_PATH = "/tmp/bro-gateway.sock";
@@ -8,6 +8,9 @@ const DEFAULT_INTERVAL_MS = 30_000;
 const DEFAULT_RECONNECT_DELAY_MS = 5_000;
 /** One day: longer times are shortened to it. */
 const TIME_MAX_MS = 24 * 60 * 60 * 1000;
+
+/** Longest spin on a lane, in microseconds. */
+const LANE_SPIN_MAX_US = 1_000;
 
 /** The options of a client with every default filled in. */
 export type ClientOptions = Required<Omit<IPCClientConfig, "debug">> & { debug: boolean };
@@ -36,6 +39,9 @@ export function clientOptions(config: IPCClientConfig): ClientOptions {
     contextTracking: config.contextTracking ?? true,
     version: config.version ?? "1.0.0",
     metadata,
+    protocol: protocol(config.protocol),
+    lanes: flag("lanes", config.lanes, true),
+    laneSpin: laneSpin(config.laneSpin),
   };
 }
 
@@ -47,7 +53,14 @@ export function serverOptions(config: Partial<IPCServerConfig> = {}): ServerOpti
     timeout: time("timeout", config.timeout, DEFAULT_INTERVAL_MS, 1),
     debug: config.debug ?? false,
     serializer: serializer(config.serializer),
+    protocol: protocol(config.protocol),
+    lanes: lanePolicy(config.lanes),
   };
+}
+
+/** The options of a client as the native side reads them. */
+export function nativeClientOptions({ protocol, laneSpin, ...options }: ClientOptions): string {
+  return JSON.stringify({ ...options, speaksV2: protocol !== 1, laneSpinUs: laneSpin });
 }
 
 /** A time in whole milliseconds, at most a day. */
@@ -72,4 +85,27 @@ function path(name: string, value: string | undefined): string {
 function serializer(value: Serializer | undefined): Serializer {
   if (value === undefined || value === "json" || value === "msgpack") return value ?? "json";
   throw invalid(`serializer must be "json" or "msgpack", not ${JSON.stringify(value)}`);
+}
+
+function protocol(value: Protocol | undefined): Protocol {
+  if (value === undefined || value === "auto" || value === 1) return value ?? "auto";
+  throw invalid(`protocol must be "auto" or 1, not ${JSON.stringify(value)}`);
+}
+
+function lanePolicy(value: LanePolicy | undefined): LanePolicy {
+  if (value === undefined || value === "off" || value === "auto" || value === "always") return value ?? "auto";
+  throw invalid(`lanes must be "off", "auto" or "always", not ${JSON.stringify(value)}`);
+}
+
+function laneSpin(value: number | undefined): number {
+  if (value === undefined) return 0;
+  if (typeof value !== "number" || !(value >= 0 && value <= LANE_SPIN_MAX_US)) {
+    throw invalid(`laneSpin must be a number of microseconds, at most ${LANE_SPIN_MAX_US}`);
+  }
+  return Math.ceil(value);
+}
+
+function flag(name: string, value: boolean | undefined, otherwise: boolean): boolean {
+  if (value === undefined || typeof value === "boolean") return value ?? otherwise;
+  throw invalid(`${name} must be true or false`);
 }

@@ -222,8 +222,8 @@ impl Client {
         let state = &mut *state;
         let shapes = &mut *self.environment.shapes.borrow_mut();
         while !batch.is_full() {
-            if let Some(failed) = state.calls.take_refused() {
-                state.add_refused(failed, batch);
+            if let Some(settled) = state.calls.take_settled() {
+                state.add_settled(settled, batch);
                 continue;
             }
             match state.next_told() {
