@@ -56,8 +56,8 @@ const SOURCE = Function.prototype.toString;
  */
 export function maySeeSignal(handler: MethodHandler): boolean {
   const source = SOURCE.call(handler);
-  // Other ways to parameters, and other ways to write their names.
-  if (/\b(?:arguments|eval)\b|\\u/.test(source)) return true;
+  // Other ways to parameters, other ways to write their names, and functions that keep their source to themselves.
+  if (/\b(?:arguments|eval)\b|\\u|\[native code\]/.test(source)) return true;
   const head = HEAD.exec(source);
   if (head === null) return true;
   const second = head[1];

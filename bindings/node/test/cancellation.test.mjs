@@ -351,7 +351,9 @@ describe("version 1", () => {
     await until(() => old.received.length === 1);
     control.abort();
     assert.equal(await call, "CANCELLED");
+    await until(() => server.stats().counters.callsCancelled === 1);
     release.resolve("late");
+    await until(() => server.stats().counters.responsesDropped === 1);
     assert.equal(await order.call("old", "echo", 5), 5);
     assert.equal(order.stats().lateAnswers, 0);
   });
