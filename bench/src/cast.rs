@@ -2,10 +2,9 @@
 
 use crate::children::{Children, Index};
 use crate::rows::{Ends, Middle, Plan};
-use crate::v1::Shape;
 use crate::window::clock_ns;
 use anyhow::{Context as _, Result, bail, ensure};
-use bro_proto::v1::Encoding;
+use clap::ValueEnum;
 use std::fs;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -22,7 +21,7 @@ pub(crate) struct Roles<'a> {
     pub(crate) middle: &'a Middle,
     pub(crate) ends: Ends,
     pub(crate) callers: u8,
-    /// Of calls and answers, for ends that are load generators.
+    /// Of calls and answers in version 1, for ends that are load generators.
     pub(crate) frame_bytes: usize,
     pub(crate) is_pinned: bool,
     pub(crate) plan: &'a Plan,
@@ -82,13 +81,18 @@ impl Roles<'_> {
         let (path, upstream_path) = (text(&socket)?, text(&upstream)?);
         match self.middle {
             Middle::Nothing | Middle::Relay => {}
-            Middle::Gateway => {
-                let gateway = children.start_own(&["gateway", path])?;
+            Middle::Gateway { has_lanes } => {
+                let lanes = if *has_lanes { "always" } else { "off" };
+                let gateway = children.start_own(&["gateway", path, "--lanes", lanes])?;
                 children.wait_ready(gateway)?;
                 ids.push(children.id(gateway));
             }
-            Middle::OtherGateway(program) => {
-                let gateway = children.start(program, &["gateway", "--socket", path, "--stop-with-stdin"])?;
+            Middle::OtherGateway { program, knows_lanes } => {
+                let mut arguments = vec!["gateway", "--socket", path, "--stop-with-stdin"];
+                if *knows_lanes {
+                    arguments.extend(["--lanes", "off"]);
+                }
+                let gateway = children.start(program, &arguments)?;
                 wait_for_socket(&socket)?;
                 ids.push(children.id(gateway));
             }
@@ -96,9 +100,12 @@ impl Roles<'_> {
         }
         let is_registering = !matches!(self.middle, Middle::Nothing | Middle::Relay);
         let callee_path = if matches!(self.middle, Middle::Relay) { upstream_path } else { path };
+        let Ends::Ours(kind) = self.ends else { bail!("peers start what is theirs") };
         let (count, bytes) = (self.callers.to_string(), self.frame_bytes.to_string());
-        let mut arguments = vec!["callee", callee_path, "--frame-bytes", &bytes];
-        self.add_ends(&mut arguments);
+        let (kind, shape) = (word(kind), word(self.plan.shape));
+        let ends = ["--frame-bytes", &bytes, "--ends", &kind, "--shape", &shape];
+        let mut arguments = vec!["callee", callee_path];
+        arguments.extend(ends);
         if !is_registering {
             arguments.extend(["--listen", &count]);
         }
@@ -112,8 +119,8 @@ impl Roles<'_> {
         ids.push(children.id(callee));
         for number in 0..self.callers {
             let number = number.to_string();
-            let mut arguments = vec!["caller", path, "--frame-bytes", &bytes, "--number", &number];
-            self.add_ends(&mut arguments);
+            let mut arguments = vec!["caller", path, "--number", &number];
+            arguments.extend(ends);
             if !is_registering {
                 arguments.push("--unregistered");
             }
@@ -125,16 +132,11 @@ impl Roles<'_> {
         ensure!(!callers.is_empty(), "nobody calls");
         Ok(())
     }
+}
 
-    fn add_ends(&self, arguments: &mut Vec<&str>) {
-        let ends = match self.ends {
-            Ends::V1(Encoding::Json) => "json",
-            Ends::V1(Encoding::Msgpack) => "msgpack",
-            Ends::Client | Ends::Peer(_) => "client",
-        };
-        let shape = if self.plan.shape == Shape::Flat { "flat" } else { "order" };
-        arguments.extend(["--ends", ends, "--shape", shape]);
-    }
+/// A value as it is written on a command line.
+fn word(value: impl ValueEnum) -> String {
+    value.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
 }
 
 /// Shared memory that has the name of our directory: iceoryx2 keeps one piece when all its processes have ended.

@@ -1,11 +1,11 @@
 //! The processes of one run: started on the cores that it is about, told what to do, and ended whatever happens.
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -72,6 +72,15 @@ impl Children {
         Ok(line.trim_end().to_owned())
     }
 
+    /// Ends a process that has nothing left to do, and fails when that failed.
+    pub(crate) fn finish(&mut self, index: Index) -> Result<()> {
+        let (name, child, _) = &mut self.children[index.0];
+        let status = end(child)?;
+        self.watchdog.remove(child.id());
+        ensure!(status.success(), "the {name} ended with {status}");
+        Ok(())
+    }
+
     /// Waits for a process to say that it is ready.
     pub(crate) fn wait_ready(&mut self, index: Index) -> Result<()> {
         let line = self.hear(index)?;
@@ -86,23 +95,30 @@ impl Drop for Children {
     fn drop(&mut self) {
         // The last ones first: callers, callees, and then what is between them.
         for (_, child, _) in self.children.iter_mut().rev() {
-            drop(child.stdin.take());
-            let start = Instant::now();
-            while !matches!(child.try_wait(), Ok(Some(_))) {
-                if start.elapsed() > END_PATIENCE {
-                    let _ = child.kill(); // fails when it has just ended
-                    let _ = child.wait();
-                    break;
-                }
-                thread::sleep(END_POLL);
-            }
+            let _ = end(child); // nobody is interested any more
             self.watchdog.remove(child.id());
         }
     }
 }
 
+/// Ends a process by the end of its standard input, or kills it.
+fn end(child: &mut Child) -> Result<ExitStatus> {
+    drop(child.stdin.take());
+    let start = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        if start.elapsed() > END_PATIENCE {
+            let _ = child.kill(); // fails when it has just ended
+            return Ok(child.wait()?);
+        }
+        thread::sleep(END_POLL);
+    }
+}
+
 /// Kills processes that hang, so that whoever reads from them goes on.
-struct Watchdog {
+pub(crate) struct Watchdog {
     changes: Option<SyncSender<Change>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -113,7 +129,7 @@ enum Change {
 }
 
 impl Watchdog {
-    fn start() -> Watchdog {
+    pub(crate) fn start() -> Watchdog {
         let (changes, changed) = sync_channel(16);
         let deadline = Instant::now() + WATCHDOG;
         let thread = thread::spawn(move || {
@@ -135,11 +151,13 @@ impl Watchdog {
         Watchdog { changes: Some(changes), thread: Some(thread) }
     }
 
-    fn add(&self, id: u32) {
+    /// Watches a process that this one started.
+    pub(crate) fn add(&self, id: u32) {
         self.tell(Change::Added(id));
     }
 
-    fn remove(&self, id: u32) {
+    /// The process was waited for.
+    pub(crate) fn remove(&self, id: u32) {
         self.tell(Change::Removed(id));
     }
 

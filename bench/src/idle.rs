@@ -3,9 +3,7 @@
 use crate::children::Children;
 use crate::figures::{Case, Figure, Measurement};
 use crate::rows::Plan;
-use crate::window::say;
 use anyhow::{Context as _, Result, ensure};
-use bro_gateway::{Gateway, GatewayConfig};
 use bro_proto::frame::finish_frame;
 use bro_proto::limits::FRAME_PREFIX_BYTES;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -13,7 +11,6 @@ use serde_json::json;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// What one connection may cost, in bytes.
@@ -45,15 +42,6 @@ pub(crate) fn figures(plan: &Plan) -> Result<Vec<Measurement>> {
     Ok(vec![Measurement { row: "idle".to_owned(), case, figures: vec![(Figure::IdleBytes, bytes)] }])
 }
 
-/// Serves until standard input ends.
-pub(crate) fn run_gateway(socket: &Path) -> Result<()> {
-    let gateway = Gateway::start(GatewayConfig::new(socket))?;
-    say("ready")?;
-    std::io::stdin().read_to_end(&mut Vec::new())?;
-    gateway.stop()?;
-    Ok(())
-}
-
 struct Found {
     services: u64,
     took: Duration,
@@ -68,7 +56,8 @@ impl Found {
         let directory = tempfile::tempdir()?;
         let socket = directory.path().join("gateway.sock");
         let mut children = Children::new(false);
-        let gateway = children.start_own(&["gateway", socket.to_str().context("a path that is no text")?])?;
+        let gateway =
+            children.start_own(&["gateway", socket.to_str().context("a path that is no text")?, "--lanes", "auto"])?;
         children.wait_ready(gateway)?;
         let gateway = children.id(gateway);
         let fresh = Memory::of(gateway)?;

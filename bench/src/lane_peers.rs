@@ -1,14 +1,18 @@
 //! The two processes of one lane measurement: one that asks and takes the time, one that echoes.
 
+use crate::children::Watchdog;
 use crate::floor_futex::{ANSWERS, ASKS, Turn};
+use crate::window::cpu_ns;
+use crate::wire;
+use anyhow::{Context as _, Result, bail, ensure};
 use bro_lane::{Lane, LaneConfig, LaneOptions, Side, SideFds, SpinConfig, Waited, create};
+use clap::Args;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
     recvmsg, sendmsg,
 };
 use rustix::thread::{CpuSet, sched_setaffinity};
-use std::error::Error;
 use std::io::{IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::unix::net::UnixStream;
@@ -25,7 +29,7 @@ pub(crate) enum Way {
     Futex,
 }
 
-/// Where the two processes run; the second one is `None` when nobody is pinned.
+/// Where the two processes run; `None` where the scheduler decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Cpus {
     pub(crate) asks: Option<usize>,
@@ -51,8 +55,8 @@ enum Link {
 }
 
 impl Asker {
-    /// Starts the other process, which echoes records of `record_bytes`.
-    pub(crate) fn start(way: Way, cpus: Cpus, record_bytes: usize) -> Result<Asker, Box<dyn Error>> {
+    /// Starts the other process, which echoes records of `record_bytes`, and ties this thread to its CPU.
+    pub(crate) fn start(way: Way, cpus: Cpus, record_bytes: usize) -> Result<Asker> {
         let (socket, theirs) = UnixStream::pair()?;
         let child = Echo::start(way, cpus.answers, record_bytes, theirs)?;
         let link = match way {
@@ -69,13 +73,15 @@ impl Asker {
                 Link::Futex(Turn::map(memory)?)
             }
         };
-        pin(cpus.asks)?;
+        if let Some(cpu) = cpus.asks {
+            pin(cpu)?;
+        }
         let record = (0..record_bytes).map(|at| u8::try_from(at % 251).unwrap_or(0)).collect();
         Ok(Asker { link, record, answer: Vec::new(), ends: Vec::new(), child })
     }
 
     /// One round trip.
-    pub(crate) fn ask(&mut self) -> Result<(), Box<dyn Error>> {
+    pub(crate) fn ask(&mut self) -> Result<()> {
         match &mut self.link {
             Link::Lane(lane) => {
                 lane.push(&[&self.record])?;
@@ -96,11 +102,12 @@ impl Asker {
                 return Ok(());
             }
         }
-        if self.answer.len() == self.record.len() { Ok(()) } else { Err("an answer of another size".into()) }
+        ensure!(wire::is_same(&self.record, &self.answer), "an answer that is not what was sent");
+        Ok(())
     }
 
     /// Keeps `depth` records in flight until `is_over`, and says how many were answered.
-    pub(crate) fn pipeline(&mut self, depth: usize, mut is_over: impl FnMut() -> bool) -> Result<u64, Box<dyn Error>> {
+    pub(crate) fn pipeline(&mut self, depth: usize, mut is_over: impl FnMut() -> bool) -> Result<u64> {
         let (mut answered, mut in_flight) = (0_u64, 0_usize);
         let mut rest = 0;
         let mut buffer = vec![0; BATCH_BYTES];
@@ -132,7 +139,7 @@ impl Asker {
                     rest %= self.record.len();
                     got
                 }
-                Link::Futex(_) => return Err("a word has no queue".into()),
+                Link::Futex(_) => bail!("a word has no queue"),
             };
             in_flight = in_flight + missing - got;
             answered += got as u64;
@@ -142,79 +149,113 @@ impl Asker {
         }
     }
 
+    /// How long this process and the other one have run.
+    pub(crate) fn cpu_ns(&self) -> Result<u64> {
+        Ok(cpu_ns(std::process::id())? + cpu_ns(self.child.process.id())?)
+    }
+
     /// Ends the other process.
-    pub(crate) fn stop(self) -> Result<(), Box<dyn Error>> {
+    pub(crate) fn stop(self) -> Result<()> {
         if let Link::Futex(turn) = &self.link {
             turn.end()?;
         }
         drop(self.link);
-        pin(None)?;
         self.child.wait()
     }
 }
 
-/// A process that echoes.
+/// A process that echoes. It ends when the other end does.
 struct Echo {
     process: Child,
+    watchdog: Watchdog,
 }
 
 impl Echo {
-    fn start(way: Way, cpu: Option<usize>, record_bytes: usize, socket: UnixStream) -> Result<Echo, Box<dyn Error>> {
-        let way = match way {
-            Way::Lane { spin_us } => format!("lane:{spin_us}"),
-            Way::Socket => "socket".to_owned(),
-            Way::Futex => "futex".to_owned(),
-        };
-        let cpu = cpu.map_or("-".to_owned(), |cpu| cpu.to_string());
+    fn start(way: Way, cpu: Option<usize>, record_bytes: usize, socket: UnixStream) -> Result<Echo> {
         let mut command = Command::new(std::env::current_exe()?);
-        command.args(["lane", super::ECHO_ARGUMENT, &way, &cpu, &record_bytes.to_string()]);
-        Ok(Echo { process: command.stdin(Stdio::from(OwnedFd::from(socket))).spawn()? })
+        command.args(["lane-echo", &record_bytes.to_string()]);
+        match way {
+            Way::Lane { spin_us } => command.args(["--lane", &spin_us.to_string()]),
+            Way::Socket => &mut command,
+            Way::Futex => command.arg("--futex"),
+        };
+        if let Some(cpu) = cpu {
+            command.args(["--cpu", &cpu.to_string()]);
+        }
+        let watchdog = Watchdog::start();
+        let process = command.stdin(Stdio::from(OwnedFd::from(socket))).spawn()?;
+        watchdog.add(process.id());
+        Ok(Echo { process, watchdog })
     }
 
-    fn wait(mut self) -> Result<(), Box<dyn Error>> {
+    fn wait(mut self) -> Result<()> {
         let status = self.process.wait()?;
-        if status.success() { Ok(()) } else { Err(format!("the echo ended with {status}").into()) }
+        ensure!(status.success(), "the echo ended with {status}");
+        Ok(())
     }
 }
 
-/// Is the process that echoes, until the other one ends.
-pub(crate) fn echo(way: &str, cpu: &str, record_bytes: &str) -> Result<(), Box<dyn Error>> {
-    pin(if cpu == "-" { None } else { Some(cpu.parse()?) })?;
-    let mut socket = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
-    match way.split_once(':') {
-        Some(("lane", spin_us)) => {
-            let fds: [OwnedFd; SideFds::COUNT] = receive(&socket)?.try_into().map_err(|_| "not 4 descriptors")?;
-            echo_lane(Lane::open(Side::Second, fds.into(), options(spin_us.parse()?))?)
+impl Drop for Echo {
+    fn drop(&mut self) {
+        let _ = self.process.kill(); // fails when it was waited for
+        let _ = self.process.wait();
+        self.watchdog.remove(self.process.id());
+    }
+}
+
+/// The process that echoes.
+#[derive(Args)]
+pub(crate) struct EchoRole {
+    record_bytes: usize,
+    #[arg(long)]
+    cpu: Option<usize>,
+    /// Over a lane, spinning for so many microseconds
+    #[arg(long, value_name = "SPIN_US", conflicts_with = "futex")]
+    lane: Option<u64>,
+    #[arg(long)]
+    futex: bool,
+}
+
+impl EchoRole {
+    /// Until the other end, which is standard input, ends.
+    pub(crate) fn run(&self) -> Result<()> {
+        if let Some(cpu) = self.cpu {
+            pin(cpu)?;
         }
-        None if way == "socket" => {
-            let mut buffer = vec![0; record_bytes.parse::<usize>()?.max(BATCH_BYTES)];
-            if buffer.len() > BATCH_BYTES {
-                // One frame as a whole, as a callee has to have it.
-                while socket.read_exact(&mut buffer).is_ok() {
-                    socket.write_all(&buffer)?;
-                }
-                return Ok(());
-            }
-            loop {
-                match socket.read(&mut buffer)? {
-                    0 => return Ok(()),
-                    count => socket.write_all(&buffer[..count])?,
-                }
-            }
+        let socket = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
+        if let Some(spin_us) = self.lane {
+            let fds: [OwnedFd; SideFds::COUNT] = receive(&socket)?.try_into().ok().context("not 4 descriptors")?;
+            return echo_lane(Lane::open(Side::Second, fds.into(), options(spin_us))?);
         }
-        None if way == "futex" => {
-            let memory = receive(&socket)?.pop().ok_or("no descriptor")?;
-            let turn = Turn::map(memory)?;
+        if self.futex {
+            let turn = Turn::map(receive(&socket)?.pop().context("no descriptor")?)?;
             while turn.wait_for(ANSWERS)? {
                 turn.pass_to(ASKS)?;
             }
-            Ok(())
+            return Ok(());
         }
-        _ => Err("an unknown way".into()),
+        echo_socket(socket, self.record_bytes)
     }
 }
 
-fn echo_lane(mut lane: Lane) -> Result<(), Box<dyn Error>> {
+fn echo_socket(mut socket: UnixStream, record_bytes: usize) -> Result<()> {
+    let mut buffer = vec![0; record_bytes.max(BATCH_BYTES)];
+    if record_bytes > BATCH_BYTES {
+        // One frame as a whole, as a callee has to have it.
+        while socket.read_exact(&mut buffer).is_ok() {
+            socket.write_all(&buffer)?;
+        }
+        return Ok(());
+    }
+    loop {
+        match socket.read(&mut buffer)? {
+            0 => return Ok(()),
+            count => socket.write_all(&buffer[..count])?,
+        }
+    }
+}
+
+fn echo_lane(mut lane: Lane) -> Result<()> {
     let (mut records, mut ends) = (Vec::new(), Vec::new());
     loop {
         records.clear();
@@ -236,10 +277,10 @@ fn echo_lane(mut lane: Lane) -> Result<(), Box<dyn Error>> {
     }
 }
 
-fn wait(lane: &mut Lane) -> Result<(), Box<dyn Error>> {
+fn wait(lane: &mut Lane) -> Result<()> {
     match lane.wait(None)? {
         Waited::Ready if !lane.is_peer_closed() => Ok(()),
-        ended => Err(format!("the echo is gone: {ended:?}").into()),
+        ended => bail!("the echo is gone: {ended:?}"),
     }
 }
 
@@ -247,19 +288,14 @@ fn options(spin_us: u64) -> LaneOptions {
     LaneOptions { spin: SpinConfig { spin_us }, ..LaneOptions::default() }
 }
 
-/// Ties this process to one CPU, or to none.
-pub(crate) fn pin(cpu: Option<usize>) -> Result<(), Box<dyn Error>> {
+/// Ties this thread to one CPU.
+pub(crate) fn pin(cpu: usize) -> Result<()> {
     let mut cpus = CpuSet::new();
-    match cpu {
-        Some(cpu) => cpus.set(cpu),
-        None => {
-            (0..std::fs::read_to_string("/proc/cpuinfo")?.matches("processor\t").count()).for_each(|at| cpus.set(at))
-        }
-    }
+    cpus.set(cpu);
     Ok(sched_setaffinity(None, &cpus)?)
 }
 
-fn pass(socket: &UnixStream, fds: &[BorrowedFd<'_>]) -> Result<(), Box<dyn Error>> {
+fn pass(socket: &UnixStream, fds: &[BorrowedFd<'_>]) -> Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(SideFds::COUNT))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     control.push(SendAncillaryMessage::ScmRights(fds));
@@ -267,7 +303,7 @@ fn pass(socket: &UnixStream, fds: &[BorrowedFd<'_>]) -> Result<(), Box<dyn Error
     Ok(())
 }
 
-fn receive(socket: &UnixStream) -> Result<Vec<OwnedFd>, Box<dyn Error>> {
+fn receive(socket: &UnixStream) -> Result<Vec<OwnedFd>> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(SideFds::COUNT))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     recvmsg(socket, &mut [IoSliceMut::new(&mut [0])], &mut control, RecvFlags::CMSG_CLOEXEC)?;

@@ -1,19 +1,25 @@
 //! Measurements of ipc-bro beside floors and peers: `cargo xtask bench`. What each row is stands in `docs/performance.md`.
 //!
 //! - [`rows`]: what is compared; [`round`]: one round of it, by a [`cast`] of [`children`]; [`figures`]: what rounds come to; [`report`] and [`plot`]: to be read.
-//! - [`load`]: load generators that speak a [`wire`], such as [`v1`]; [`client`]: the same with our own crate; both measure a [`window`].
-//! - [`relay`]: the floor under every gateway; [`routes`]: the router in process; [`idle`]: memory;
-//!   [`operations`]: what instructions are counted of.
+//! - [`ends`]: who calls and who answers: [`load`] generators that speak a [`wire`], [`v1`] or [`v2`], or our own crate as [`client`]; both
+//!   measure a [`window`]. Between them the [`gateway`], or the [`relay`]: the floor under every gateway.
+//! - [`lane`]: direct lanes beside the [`floor_futex`]; [`routes`]: the router in process; [`idle`]: memory; [`operations`]: what
+//!   instructions are counted of.
+//! - [`goals`]: what all that should come to.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command that prints what it measured")]
 #![expect(clippy::cast_precision_loss, reason = "figures are rounded anyway")]
 
 mod cast;
 mod children;
 mod client;
+mod ends;
 mod figures;
 mod floor_futex;
+mod gateway;
+mod goals;
 mod idle;
 mod lane;
+mod lane_peers;
 mod load;
 mod machine;
 mod operations;
@@ -22,24 +28,24 @@ mod plot;
 mod relay;
 mod report;
 mod round;
+mod route_frames;
 mod routes;
 mod rows;
 mod turns;
 mod v1;
+mod v2;
 mod window;
 mod wire;
 
 use crate::figures::Rounds;
 use crate::machine::Machine;
 use crate::rows::Plan;
-use crate::v1::{Shape, V1};
-use anyhow::{Result, anyhow, bail};
-use bro_proto::v1::Encoding;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use crate::v1::Shape;
+use anyhow::{Result, bail};
+use clap::{Args, Parser, Subcommand};
 use serde_json::json;
 use std::fs;
-use std::io::{IsTerminal as _, Read, Write as _};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -93,11 +99,6 @@ enum Part {
         #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
         services: u64,
     },
-    /// Direct lanes beside a raw futex and a socket pair: [--rounds N] [--ms N] [--json] [ROW...]
-    Lane {
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        arguments: Vec<String>,
-    },
     /// One hot operation, so many times
     #[command(hide = true)]
     Operation { name: String, times: usize },
@@ -106,54 +107,26 @@ enum Part {
     Operations,
     /// The gateway in a process of its own
     #[command(hide = true)]
-    Gateway { socket: PathBuf },
+    Gateway {
+        socket: PathBuf,
+        #[arg(long, value_enum)]
+        lanes: gateway::Lanes,
+    },
     /// The process that copies bytes
     #[command(hide = true)]
     Relay { listen: PathBuf, upstream: PathBuf },
     /// The process that makes calls
     #[command(hide = true)]
-    Caller(Caller),
+    Caller(ends::Caller),
     /// The process that answers calls
     #[command(hide = true)]
-    Callee(Callee),
-}
-
-#[derive(Args)]
-struct End {
-    socket: PathBuf,
-    #[arg(long, value_enum)]
-    ends: Kind,
-    #[arg(long, value_enum)]
-    shape: Shape,
-    #[arg(long)]
-    frame_bytes: usize,
-}
-
-#[derive(Args)]
-struct Caller {
-    #[command(flatten)]
-    end: End,
-    #[arg(long)]
-    number: u8,
-    /// There is no gateway to register with
-    #[arg(long)]
-    unregistered: bool,
-}
-
-#[derive(Args)]
-struct Callee {
-    #[command(flatten)]
-    end: End,
-    /// Instead of registering with a gateway: accept so many connections
-    #[arg(long)]
-    listen: Option<u8>,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Kind {
-    Json,
-    Msgpack,
-    Client,
+    Callee(ends::Callee),
+    /// The other process of a lane's row
+    #[command(hide = true)]
+    LaneEcho(lane_peers::EchoRole),
+    /// A process that wants all of a CPU
+    #[command(hide = true)]
+    LaneBusy { cpu: Option<usize> },
 }
 
 fn main() -> ExitCode {
@@ -161,16 +134,17 @@ fn main() -> ExitCode {
     let done = match arguments.part {
         None => run(&arguments.options),
         Some(Part::Idle { services }) => idle::measure(services),
-        Some(Part::Lane { arguments }) => run_lane(&arguments),
         Some(Part::Operation { name, times }) => operations::run(&name, times).map(|()| true),
         Some(Part::Operations) => {
             operations::NAMES.iter().for_each(|name| println!("{name}"));
             Ok(true)
         }
-        Some(Part::Gateway { socket }) => idle::run_gateway(&socket).map(|()| true),
+        Some(Part::Gateway { socket, lanes }) => gateway::run(&socket, lanes).map(|()| true),
         Some(Part::Relay { listen, upstream }) => relay::run(&listen, &upstream).map(|()| true),
-        Some(Part::Caller(caller)) => run_caller(&caller).map(|()| true),
-        Some(Part::Callee(callee)) => run_callee(&callee).map(|()| true),
+        Some(Part::Caller(caller)) => caller.run().map(|()| true),
+        Some(Part::Callee(callee)) => callee.run().map(|()| true),
+        Some(Part::LaneEcho(echo)) => echo.run().map(|()| true),
+        Some(Part::LaneBusy { cpu }) => lane::be_busy(cpu).map(|()| true),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -201,7 +175,7 @@ fn run(options: &Options) -> Result<bool> {
     let ms = Duration::from_millis;
     let shape = options.payload;
     let plan = if options.quick {
-        Plan { rounds: 3, warm_up: ms(60), span: ms(200), services: 10_000, shape, peers }
+        Plan { rounds: 3, warm_up: ms(40), span: ms(150), services: 10_000, shape, peers }
     } else {
         Plan { rounds: 9, warm_up: ms(150), span: ms(600), services: 10_000, shape, peers }
     };
@@ -230,14 +204,11 @@ fn run(options: &Options) -> Result<bool> {
         eprint!("\r\x1b[K");
     }
     machine.note_end();
-    let goals = report::goals(&rounds);
+    let goals = goals::judge(&rounds);
     println!("{} x {}, Linux {}", machine.processor, machine.cores, machine.kernel);
     println!("load before {}, after {}", machine.load_before, machine.load_after);
-    println!("medians of {} rounds; x: times the {} of the same round\n", plan.rounds, rows::BASE);
+    println!("medians of {} rounds; x: times the row that it is compared with, in the same round\n", plan.rounds);
     println!("{}", report::tables(&rounds));
-    if !goals.is_empty() {
-        println!("{}", report::goals_table(&goals));
-    }
     if let Some(path) = &options.json {
         let result =
             json!({ "machine": machine, "goals": goals, "left_out": left_out, "failures": failures, "rounds": rounds });
@@ -249,54 +220,11 @@ fn run(options: &Options) -> Result<bool> {
     for row in &left_out {
         println!("left out: {row}");
     }
+    if !goals.is_empty() {
+        println!("{}", report::goals_table(&goals));
+    }
     for failure in &failures {
         eprintln!("FAILED: {failure}");
     }
     Ok(failures.is_empty())
-}
-
-fn run_lane(arguments: &[String]) -> Result<bool> {
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    lane::run(&arguments).map_err(|error| anyhow!("{error}"))
-}
-
-fn run_caller(Caller { end, number, unregistered }: &Caller) -> Result<()> {
-    let Some(mut wire) = v1_of(end, *number)? else { return client::call(&end.socket) };
-    let mut stream = UnixStream::connect(&end.socket)?;
-    if !unregistered {
-        wire::Wire::register(&mut wire, &mut stream, &v1::name_of(*number))?;
-    }
-    load::call(stream, wire)
-}
-
-fn run_callee(Callee { end, listen }: &Callee) -> Result<()> {
-    let Some(mut wire) = v1_of(end, 0)? else { return client::answer(&end.socket) };
-    // Whoever started this holds the other end.
-    std::thread::spawn(|| {
-        let _ = std::io::stdin().read_to_end(&mut Vec::new());
-        std::process::exit(0);
-    });
-    let Some(count) = listen else {
-        let mut stream = UnixStream::connect(&end.socket)?;
-        wire::Wire::register(&mut wire, &mut stream, v1::CALLEE)?;
-        window::say("ready")?;
-        return load::answer(vec![(stream, wire)]);
-    };
-    let listener = UnixListener::bind(&end.socket)?;
-    window::say("ready")?;
-    let mut connections = Vec::new();
-    for number in 0..*count {
-        let Some(wire) = v1_of(end, number)? else { unreachable!("the same as before") };
-        connections.push((listener.accept()?.0, wire));
-    }
-    load::answer(connections)
-}
-
-fn v1_of(end: &End, caller: u8) -> Result<Option<V1>> {
-    let encoding = match end.ends {
-        Kind::Json => Encoding::Json,
-        Kind::Msgpack => Encoding::Msgpack,
-        Kind::Client => return Ok(None),
-    };
-    V1::new(encoding, caller, end.frame_bytes, end.shape).map(Some)
 }

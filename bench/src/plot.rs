@@ -10,28 +10,50 @@ const BAR_HEIGHT: f64 = 16.0;
 const ROW_HEIGHT: f64 = 22.0;
 const HEAD_HEIGHT: f64 = 34.0;
 
+const ONE_CORE: Option<bool> = Some(true);
+const ALL_CORES: Option<bool> = Some(false);
+
 /// One bar chart: case, whether on one core, figure, and what is shown.
-const PANELS: [(&str, bool, Figure, &str); 6] = [
-    ("1 caller, 1 in flight", true, Figure::P50Us, "One call at a time, all on one core: p50 in microseconds"),
-    ("1 caller, 64 in flight", true, Figure::CallsPerS, "64 calls in flight, all on one core: calls per second"),
+const PANELS: [(&str, Option<bool>, Figure, &str); 10] = [
+    ("1 caller, 1 in flight", ONE_CORE, Figure::P50Us, "One call at a time, all on one core: p50 in microseconds"),
+    ("1 caller, 64 in flight", ONE_CORE, Figure::CallsPerS, "64 calls in flight, all on one core: calls per second"),
     (
         "1 caller, 64 in flight",
-        true,
+        ONE_CORE,
         Figure::MiddleNs,
         "64 in flight, all on one core: processor time between the two, ns per message",
     ),
-    ("1 MiB there and back", false, Figure::P50Us, "1 MiB there and back, on all cores: p50 in microseconds"),
+    ("1 MiB there and back", ONE_CORE, Figure::P50Us, "1 MiB there and back, all on one core: p50 in microseconds"),
+    ("1 MiB there and back", ALL_CORES, Figure::P50Us, "1 MiB there and back, on all cores: p50 in microseconds"),
+    (
+        "300 B past the gateway, on one core",
+        None,
+        Figure::P50Us,
+        "A record there and back without a gateway, on one core: p50 in microseconds",
+    ),
+    (
+        "300 B past the gateway, on two cores",
+        None,
+        Figure::P50Us,
+        "A record there and back without a gateway, on two cores: p50 in microseconds",
+    ),
+    (
+        "300 B, 64 in flight past the gateway, on one core",
+        None,
+        Figure::CallsPerS,
+        "64 records in flight without a gateway, on one core: calls per second",
+    ),
     (
         "text of 410 B, 1 in flight",
-        false,
+        ONE_CORE,
         Figure::P50Us,
-        "Beside others, one call at a time, on all cores: p50 in microseconds",
+        "Crates, one call at a time, all on one core: p50 in microseconds",
     ),
     (
         "text of 410 B, 64 in flight",
-        false,
+        ONE_CORE,
         Figure::CallsPerS,
-        "Beside others, 64 in flight, on all cores: calls per second",
+        "Crates, 64 calls in flight, all on one core: calls per second",
     ),
 ];
 
@@ -40,7 +62,7 @@ pub(crate) fn svg(rounds: &Rounds) -> String {
     let mut body = String::new();
     let mut top = 0.0;
     for (name, is_pinned, figure, title) in PANELS {
-        let case = Case { name: name.to_owned(), is_pinned: Some(is_pinned) };
+        let case = Case { name: name.to_owned(), is_pinned };
         let rows = rounds.rows(&case);
         let bars: Vec<(&str, Spread)> =
             rows.into_iter().filter_map(|row| Some((row, rounds.spread(&case, row, figure)?))).collect();
@@ -64,7 +86,8 @@ fn panel(body: &mut String, top: f64, title: &str, bars: &[(&str, Spread)]) -> f
         let y = top + HEAD_HEIGHT + index as f64 * ROW_HEIGHT;
         let (text_y, middle) = (y + BAR_HEIGHT - 3.0, y + BAR_HEIGHT / 2.0);
         let x = |value: f64| NAMES_WIDTH + value * scale;
-        let color = if name.starts_with("gateway") || *name == "client" { "#2b6cb0" } else { "#a0aec0" };
+        let color =
+            if ["gateway", "client", "lane"].iter().any(|ours| name.starts_with(ours)) { "#2b6cb0" } else { "#a0aec0" };
         line(format_args!("<text x=\"{:.0}\" y=\"{text_y:.0}\" text-anchor=\"end\">{name}</text>", NAMES_WIDTH - 8.0));
         line(format_args!(
             "<rect x=\"{NAMES_WIDTH}\" y=\"{y:.0}\" width=\"{:.1}\" height=\"{BAR_HEIGHT}\" fill=\"{color}\"/>",

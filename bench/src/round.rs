@@ -7,7 +7,7 @@ use crate::turns::TEXT_BYTES;
 use crate::window::{Order, Report, clock_ns};
 use anyhow::{Result, bail};
 
-/// Bytes of calls and of answers, prefix included.
+/// Bytes of calls and of answers in version 1, prefix included.
 const FRAME_BYTES: usize = 454;
 const PIPELINED_BESIDE: usize = 64;
 const CALLERS_BESIDE: u8 = 3;
@@ -76,7 +76,7 @@ impl Run<'_> {
         };
         let mut cast: Cast = roles.start()?;
         let mut measured = Vec::new();
-        for &in_flight in self.in_flight() {
+        for &in_flight in in_flight(self.work) {
             let start_ns = clock_ns() + u64::try_from(self.plan.warm_up.as_nanos())?;
             let end_ns = start_ns + u64::try_from(self.plan.span.as_nanos())?;
             for (at, caller) in cast.callers.iter().enumerate() {
@@ -90,9 +90,12 @@ impl Run<'_> {
                 .iter()
                 .map(|caller| Ok(serde_json::from_str(&cast.children.hear(*caller)?)?))
                 .collect::<Result<_>>()?;
-            let case = Case { name: self.case_name(in_flight), is_pinned: Some(self.is_pinned) };
+            let case = Case { name: case_name(self.work, in_flight), is_pinned: Some(self.is_pinned) };
             let figures = figures(&reports, cast.has_middle, in_flight);
             measured.push(Measurement { row: self.row.name.clone(), case, figures });
+        }
+        for caller in &cast.callers {
+            cast.children.finish(*caller)?;
         }
         Ok(measured)
     }
@@ -105,28 +108,34 @@ impl Run<'_> {
         }
     }
 
-    fn in_flight(&self) -> &'static [usize] {
-        match self.work {
-            Work::Calls { .. } | Work::Text => &IN_FLIGHT,
-            Work::Fairness | Work::Large { .. } => &IN_FLIGHT[..1],
-        }
-    }
-
     fn frame_bytes(&self) -> usize {
         match self.work {
             Work::Large { mib } => mib * MIB,
             _ => FRAME_BYTES,
         }
     }
+}
 
-    fn case_name(&self, in_flight: usize) -> String {
-        match self.work {
-            Work::Calls { callers: 1 } => format!("1 caller, {in_flight} in flight"),
-            Work::Calls { callers } => format!("{callers} callers, {in_flight} in flight each"),
-            Work::Text => format!("text of {TEXT_BYTES} B, {in_flight} in flight"),
-            Work::Fairness => format!("1 in flight beside {CALLERS_BESIDE} callers with {PIPELINED_BESIDE}"),
-            Work::Large { mib } => format!("{mib} MiB there and back"),
-        }
+/// The names of all cases of one kind of work.
+#[cfg(test)]
+pub(crate) fn case_names(work: Work) -> Vec<String> {
+    in_flight(work).iter().map(|&in_flight| case_name(work, in_flight)).collect()
+}
+
+fn case_name(work: Work, in_flight: usize) -> String {
+    match work {
+        Work::Calls { callers: 1 } => format!("1 caller, {in_flight} in flight"),
+        Work::Calls { callers } => format!("{callers} callers, {in_flight} in flight each"),
+        Work::Text => format!("text of {TEXT_BYTES} B, {in_flight} in flight"),
+        Work::Fairness => format!("1 in flight beside {CALLERS_BESIDE} callers with {PIPELINED_BESIDE}"),
+        Work::Large { mib } => format!("{mib} MiB there and back"),
+    }
+}
+
+fn in_flight(work: Work) -> &'static [usize] {
+    match work {
+        Work::Calls { .. } | Work::Text => &IN_FLIGHT,
+        Work::Fairness | Work::Large { .. } => &IN_FLIGHT[..1],
     }
 }
 

@@ -1,12 +1,12 @@
 //! What is compared. A row is one way to bring a call to another process and its answer back.
 
+use crate::ends::Kind;
 use crate::figures::Measurement;
-use crate::idle;
-use crate::routes;
 use crate::v1::Shape;
+use crate::{idle, lane, routes};
 use anyhow::Result;
-use bro_proto::v1::Encoding;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 /// One row, or a group of them that one function measures.
@@ -33,10 +33,15 @@ pub(crate) enum Middle {
     /// None: the callee listens, callers connect to it.
     Nothing,
     Relay,
-    /// Of this checkout.
-    Gateway,
-    /// `PROGRAM gateway`, of another build.
-    OtherGateway(PathBuf),
+    /// Of this checkout. With lanes: every pair gets one.
+    Gateway {
+        has_lanes: bool,
+    },
+    /// `PROGRAM gateway`, of another build, without lanes.
+    OtherGateway {
+        program: PathBuf,
+        knows_lanes: bool,
+    },
     /// A server of the system that the ends speak.
     Server,
 }
@@ -44,10 +49,8 @@ pub(crate) enum Middle {
 /// What caller and callee are made of.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Ends {
-    /// Load generators that speak version 1.
-    V1(Encoding),
-    /// The crate `ipc-bro`.
-    Client,
+    /// This program.
+    Ours(Kind),
     /// `bench/peers`, in this system.
     Peer(&'static str),
 }
@@ -78,9 +81,11 @@ pub(crate) struct Plan {
     pub(crate) peers: Option<PathBuf>,
 }
 
-/// What ratios are taken to, in the cases that it takes part in.
-pub(crate) const BASE: &str = "relay";
-/// The same for [`Work::Text`].
+/// The floor under version 1, and what it is for the two kinds of frames of version 2.
+pub(crate) const RELAY: &str = "relay";
+pub(crate) const RELAY_V2: &str = "relay-v2";
+pub(crate) const RELAY_V2_SHORT: &str = "relay-v2-short";
+/// What peers are compared with.
 pub(crate) const CLIENT: &str = "client";
 
 /// Name, whether a process is between caller and callee, and the program that it takes.
@@ -106,7 +111,9 @@ pub(crate) fn all(against: &[PathBuf]) -> Vec<Row> {
         way: Way::Calls { middle, ends },
         cases: cases.to_vec(),
     };
-    let json = Ends::V1(Encoding::Json);
+    let [json, msgpack, v2, v2_short] = [Kind::Json, Kind::Msgpack, Kind::V2, Kind::V2Short].map(Ends::Ours);
+    let gateway = || Middle::Gateway { has_lanes: false };
+    let one_caller = &[Work::Calls { callers: 1 }];
     let mut rows = vec![
         calls(
             "direct",
@@ -114,33 +121,68 @@ pub(crate) fn all(against: &[PathBuf]) -> Vec<Row> {
             json,
             &[Work::Calls { callers: 1 }, Work::Large { mib: 1 }, Work::Large { mib: 16 }],
         ),
-        calls(BASE, Middle::Relay, json, ORDINARY),
-        calls("gateway-json", Middle::Gateway, json, ORDINARY),
-        calls("gateway-msgpack", Middle::Gateway, Ends::V1(Encoding::Msgpack), ORDINARY),
+        calls(RELAY, Middle::Relay, json, ORDINARY),
+        calls("gateway-json", gateway(), json, ORDINARY),
+        calls("gateway-msgpack", gateway(), msgpack, ORDINARY),
+        calls(RELAY_V2, Middle::Relay, v2, ORDINARY),
+        calls("gateway-v2", gateway(), v2, ORDINARY),
+        calls(RELAY_V2_SHORT, Middle::Relay, v2_short, one_caller),
+        calls("gateway-v2-short", gateway(), v2_short, one_caller),
     ];
     for (at, program) in against.iter().enumerate() {
-        let middle = || Middle::OtherGateway(program.clone());
+        let knows_lanes = knows_lanes(program);
+        let middle = || Middle::OtherGateway { program: program.clone(), knows_lanes };
         rows.push(calls(&format!("other-{at}-json"), middle(), json, ORDINARY));
-        rows.push(calls(&format!("other-{at}-msgpack"), middle(), Ends::V1(Encoding::Msgpack), ORDINARY));
+        rows.push(calls(&format!("other-{at}-msgpack"), middle(), msgpack, ORDINARY));
+        if knows_lanes {
+            rows.push(calls(&format!("other-{at}-v2"), middle(), v2, ORDINARY));
+        }
     }
-    rows.push(calls(CLIENT, Middle::Gateway, Ends::Client, &[Work::Text]));
+    rows.push(calls(CLIENT, gateway(), Ends::Ours(Kind::Client), &[Work::Text]));
+    for (name, kind) in [("client-lane", Kind::ClientLane), ("client-lane-spin", Kind::ClientLaneSpin)] {
+        rows.push(calls(name, Middle::Gateway { has_lanes: true }, Ends::Ours(kind), &[Work::Text]));
+    }
     for (name, has_server, _) in PEERS {
         let middle = if has_server { Middle::Server } else { Middle::Nothing };
         rows.push(calls(name, middle, Ends::Peer(name), &[Work::Text]));
     }
+    rows.push(Row { name: "lane".to_owned(), way: Way::Function(lane::measure), cases: Vec::new() });
     rows.push(Row { name: "route".to_owned(), way: Way::Function(routes::measure), cases: Vec::new() });
     rows.push(Row { name: "idle".to_owned(), way: Way::Once(idle::figures), cases: Vec::new() });
     rows
 }
 
+/// The row that another one is compared with, where both are measured.
+pub(crate) fn base_of(row: &str) -> &'static str {
+    let is_peer = PEERS.iter().any(|(name, ..)| *name == row);
+    match row {
+        _ if row.starts_with("route-v2") => routes::BASE_V2,
+        _ if row.starts_with("route") => routes::BASE,
+        _ if lane::ROWS.contains(&row) => lane::BASE,
+        _ if is_peer || row.starts_with(CLIENT) => CLIENT,
+        _ if row.ends_with("-v2-short") => RELAY_V2_SHORT,
+        _ if row.ends_with("-v2") => RELAY_V2,
+        _ => RELAY,
+    }
+}
+
 /// Leaves the rows with these names, and what they are compared with in the cases that they take part in.
 pub(crate) fn select(rows: &mut Vec<Row>, names: &[String]) {
-    let is_named = |row: &Row| names.contains(&row.name);
-    let works: Vec<Work> = rows.iter().filter(|row| is_named(row)).flat_map(|row| row.cases.clone()).collect();
-    for row in rows.iter_mut().filter(|row| !is_named(row)) {
-        row.cases.retain(|work| [BASE, CLIENT].contains(&&*row.name) && works.contains(work));
+    let named: Vec<(&str, Work)> = rows
+        .iter()
+        .filter(|row| names.contains(&row.name))
+        .flat_map(|row| row.cases.iter().map(|work| (base_of(&row.name), *work)))
+        .collect();
+    for row in rows.iter_mut().filter(|row| !names.contains(&row.name)) {
+        row.cases.retain(|work| named.iter().any(|(base, named)| *base == row.name && named == work));
     }
     rows.retain(|row| names.contains(&row.name) || !row.cases.is_empty());
+}
+
+/// Whether it is a `bro` of a time when there were lanes, and so version 2.
+fn knows_lanes(program: &Path) -> bool {
+    let help = Command::new(program).args(["gateway", "--help"]).output();
+    help.is_ok_and(|help| memchr::memmem::find(&help.stdout, b"--lanes").is_some())
 }
 
 /// Why a row cannot be measured here.
@@ -167,6 +209,9 @@ mod tests {
         };
         let row = |name: &str, cases: usize| (name.to_owned(), cases);
         assert_eq!(selected("direct"), [row("direct", 3), row("relay", 3)]);
+        assert_eq!(selected("gateway-v2"), [row("relay-v2", 5), row("gateway-v2", 5)]);
+        assert_eq!(selected("gateway-v2-short"), [row("relay-v2-short", 1), row("gateway-v2-short", 1)]);
+        assert_eq!(selected("client-lane"), [row("client", 1), row("client-lane", 1)]);
         assert_eq!(selected("nats"), [row("client", 1), row("nats", 1)]);
         assert_eq!(selected("idle"), [row("idle", 0)]);
     }

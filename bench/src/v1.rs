@@ -17,7 +17,7 @@ use std::time::Duration;
 
 /// The service that is called.
 pub(crate) const CALLEE: &str = "callee";
-const METHOD: &str = "getOrder";
+pub(crate) const METHOD: &str = "getOrder";
 /// The gateway takes what is more than a day away for a day.
 const DEADLINE_MS: u64 = 4_102_444_800_000;
 const EXACT_TRIES_MAX: usize = 8;
@@ -52,21 +52,7 @@ impl V1 {
 
 impl Wire for V1 {
     fn register(&mut self, stream: &mut UnixStream, name: &str) -> Result<()> {
-        let mut frame = Vec::new();
-        let metadata = Payload { encoding: Encoding::Json, bytes: b"" };
-        let methods = [METHOD.into()];
-        let fields = RegisterFields { service_name: name, methods: &methods, version: "1.0.0", metadata };
-        encode_register(&mut frame, self.encoding, &fields)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.write_all(&frame)?;
-        let mut prefix = [0; FRAME_PREFIX_BYTES];
-        stream.read_exact(&mut prefix).context("waiting for REGISTER_ACK")?;
-        let mut body = vec![0; announced_bytes(prefix)];
-        stream.read_exact(&mut body)?;
-        stream.set_read_timeout(None)?;
-        let kind = scan(&body)?.kind;
-        ensure!(kind == Kind::RegisterAck, "{name} was answered {}", String::from_utf8_lossy(&body));
-        Ok(())
+        register(stream, self.encoding, name, b"").map(|_ack| ())
     }
 
     fn frame_bytes(&self, bytes: &[u8]) -> Option<usize> {
@@ -86,6 +72,25 @@ impl Wire for V1 {
     }
 }
 
+/// Registers with these `metadata`, in JSON, and gives the body of the REGISTER_ACK.
+pub(crate) fn register(stream: &mut UnixStream, encoding: Encoding, name: &str, metadata: &[u8]) -> Result<Vec<u8>> {
+    let mut frame = Vec::new();
+    let metadata = Payload { encoding: Encoding::Json, bytes: metadata };
+    let methods = [METHOD.into()];
+    let fields = RegisterFields { service_name: name, methods: &methods, version: "1.0.0", metadata };
+    encode_register(&mut frame, encoding, &fields)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(&frame)?;
+    let mut prefix = [0; FRAME_PREFIX_BYTES];
+    stream.read_exact(&mut prefix).context("waiting for REGISTER_ACK")?;
+    let mut body = vec![0; announced_bytes(prefix)];
+    stream.read_exact(&mut body)?;
+    stream.set_read_timeout(None)?;
+    let kind = scan(&body)?.kind;
+    ensure!(kind == Kind::RegisterAck, "{name} was answered {}", String::from_utf8_lossy(&body));
+    Ok(body)
+}
+
 /// The name under which a caller registers.
 pub(crate) fn name_of(caller: u8) -> String {
     format!("caller-{caller}")
@@ -95,8 +100,25 @@ fn stencil(frame: Vec<u8>) -> Result<Stencil> {
     Stencil::new(frame, &"0".repeat(NUMBER_DIGITS), &name_of(0))
 }
 
+/// The payloads of the calls and of the answers of [`V1`] in JSON.
+pub(crate) fn json_payloads(frame_bytes: usize, shape: Shape) -> Result<[Vec<u8>; 2]> {
+    let json = Encoding::Json;
+    Ok([exact_payload(json, shape, frame_bytes, call_frame)?, exact_payload(json, shape, frame_bytes, answer_frame)?])
+}
+
 /// The frame of exactly `frame_bytes` that `make` makes of a payload.
 pub(crate) fn exact(
+    encoding: Encoding,
+    shape: Shape,
+    frame_bytes: usize,
+    make: impl Fn(Payload<'_>) -> Result<Vec<u8>>,
+) -> Result<Vec<u8>> {
+    let payload = exact_payload(encoding, shape, frame_bytes, &make)?;
+    make(Payload { encoding, bytes: &payload })
+}
+
+/// The payload of which `make` makes a frame of exactly `frame_bytes`.
+pub(crate) fn exact_payload(
     encoding: Encoding,
     shape: Shape,
     frame_bytes: usize,
@@ -108,7 +130,7 @@ pub(crate) fn exact(
         let payload = encoded(encoding, &payload(shape, padding))?;
         let frame = make(Payload { encoding, bytes: &payload })?;
         match frame_bytes.checked_sub(frame.len()) {
-            Some(0) => return Ok(frame),
+            Some(0) => return Ok(payload),
             Some(missing) => padding += missing,
             None => padding = padding.saturating_sub(frame.len() - frame_bytes),
         }

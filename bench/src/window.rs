@@ -124,7 +124,7 @@ pub(crate) fn clock_ns_of(clock: ClockId) -> u64 {
 }
 
 /// How long the threads of a process have run, those that have ended not included.
-fn cpu_ns(process: u32) -> io::Result<u64> {
+pub(crate) fn cpu_ns(process: u32) -> io::Result<u64> {
     let mut sum_ns = 0;
     for task in fs::read_dir(format!("/proc/{process}/task"))? {
         let text = fs::read_to_string(task?.path().join("schedstat"))?;

@@ -23,7 +23,8 @@ pub(crate) trait Wire {
     fn frame_bytes(&self, bytes: &[u8]) -> Option<usize>;
     /// The whole frame of one call, its number below 10^9.
     fn call(&mut self, number: u64) -> &[u8];
-    /// The callee's answer to a call, or `None` when that is not the frame that a caller sends.
+    /// The callee's answer to a call, or `None` when that is not the frame that a caller sends. Empty for a frame that is not to be
+    /// answered.
     fn answer(&mut self, call: &[u8]) -> Option<&[u8]>;
     /// The number of the call that this frame answers, or `None` when the callee never sent it so.
     fn answered(&mut self, answer: &[u8]) -> Option<u64>;
@@ -96,7 +97,8 @@ impl Template {
     }
 }
 
-fn is_same(expected: &[u8], frame: &[u8]) -> bool {
+/// Whether a frame, or a part of one, is what it must be.
+pub(crate) fn is_same(expected: &[u8], frame: &[u8]) -> bool {
     if expected.len() != frame.len() || expected.len() <= COMPARED_WHOLE_BYTES_MAX {
         return expected == frame;
     }

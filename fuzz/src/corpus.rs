@@ -10,17 +10,22 @@ pub fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The seeds of a target: its own, in the order of their names, and the bytes of every conformance vector. Never empty.
+/// The seeds of a target: its own, in the order of their names and so often that they are half of all, and the bytes of every
+/// conformance vector. Never empty.
 pub fn load(target: &str) -> io::Result<Vec<Vec<u8>>> {
     let mut seeds = vec![Vec::new()];
-    for path in files(&folder().join("corpus").join(target))? {
-        seeds.push(fs::read(path)?);
-    }
+    let own = own(target)?;
     for path in files(&folder().join("../conformance/vectors"))? {
         let vectors: Value = serde_json::from_slice(&fs::read(path)?)?;
         collect_hex(&vectors, &mut seeds);
     }
-    Ok(seeds)
+    let repeated = own.iter().cycle().take(own.len().max(seeds.len())).cloned();
+    Ok(repeated.chain(seeds.iter().cloned()).collect())
+}
+
+/// The seeds in the folder of a target.
+pub fn own(target: &str) -> io::Result<Vec<Vec<u8>>> {
+    files(&folder().join("corpus").join(target))?.into_iter().map(fs::read).collect()
 }
 
 /// The files of a folder in the order of their names; none when there is no such folder.

@@ -15,3 +15,4 @@ pub mod corpus;
 pub mod mutate;
 pub mod run;
 pub mod targets;
+mod targets_v2;

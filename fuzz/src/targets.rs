@@ -3,6 +3,7 @@
 #[path = "../../crates/bro-proto/tests/oracle/mod.rs"]
 mod oracle;
 
+use crate::targets_v2;
 use bro_proto::frame::{Deframer, announced_bytes};
 use bro_proto::limits::FRAME_PREFIX_BYTES;
 use bro_proto::v1::rewrite::{TranscodeError, rewrite, transcode};
@@ -25,6 +26,9 @@ pub const TARGETS: &[Target] = &[
     Target { name: "deframer", run: deframer, about: "frames of a stream cut at any places" },
     Target { name: "rewrite", run: rewritten, about: "what was accepted can be carried over, and is accepted there" },
     Target { name: "message", run: whole_message, about: "the parts of what was accepted can be decoded" },
+    Target { name: "v2_frame", run: targets_v2::v2_frame, about: "frames of version 2 against a slow reader" },
+    Target { name: "v2_section", run: targets_v2::v2_section, about: "context sections against a slow reader" },
+    Target { name: "router", run: targets_v2::router, about: "the router between peers of both versions" },
 ];
 
 /// The target with this name.

@@ -9,10 +9,14 @@ const RUNS: u64 = 20_000;
 const SEED: u64 = 2026;
 
 fn survive(name: &str) {
+    survive_runs(name, RUNS);
+}
+
+fn survive_runs(name: &str, least: u64) {
     let target = targets::named(name).expect("a target");
     let corpus = corpus::load(name).expect("the corpus can be read");
-    match run::run(target, &corpus, SEED, |runs| runs < RUNS) {
-        Ok(runs) => assert!(runs >= RUNS),
+    match run::run(target, &corpus, SEED, |runs| runs < least) {
+        Ok(runs) => assert!(runs >= least),
         Err(Failure { input, said }) => panic!("{name}, seed {SEED}: {said}\ninput: {}", input.escape_ascii()),
     }
 }
@@ -43,10 +47,27 @@ fn message() {
 }
 
 #[test]
+fn v2_frame() {
+    survive("v2_frame");
+}
+
+#[test]
+fn v2_section() {
+    survive("v2_section");
+}
+
+#[test]
+fn router() {
+    // One of these is some twenty inputs of a router.
+    survive_runs("router", RUNS / 4);
+}
+
+#[test]
 fn every_target_is_run_here_and_has_seeds() {
     let source = include_str!("targets.rs");
     for target in TARGETS {
-        assert!(source.contains(&format!("survive(\"{}\")", target.name)), "{} is not run", target.name);
+        let is_run = ["survive", "survive_runs"].map(|run| source.contains(&format!("{run}(\"{}\"", target.name)));
+        assert!(is_run.contains(&true), "{} is not run", target.name);
         let own = std::fs::read_dir(corpus::folder().join("corpus").join(target.name)).expect(target.name);
         assert!(own.count() > 0, "{} has no seeds of its own", target.name);
     }

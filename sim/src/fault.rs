@@ -25,11 +25,33 @@ pub enum Fault {
     ForgetTime,
     /// The payload of a call is changed under way.
     ChangedPayload,
+    /// A CANCEL to a callee of version 2 is lost.
+    DropCancel,
+    /// Who made a call for one that was given up is not told.
+    NoCascade,
+    /// An answer of version 2 is taken for that of another connection.
+    ForeignNumber,
+    /// A CALL of version 2 reaches an instance of another service.
+    StaleRoute,
+    /// A CALL of version 2 names its caller by another number.
+    WrongName,
+    /// A NAME is lost.
+    DropName,
+    /// A call of version 2 gets more time on its way.
+    GrownDeadline,
+    /// A nested call is not deeper than its parent.
+    ForgetDepth,
+    /// An answer of version 2 goes to its caller twice.
+    RepeatAnswer,
+    /// The payload between peers of version 2 is changed under way.
+    ChangedBytes,
+    /// The error of a callee of version 2 looks like the gateway's own.
+    StolenVoice,
 }
 
 impl Fault {
     /// Every defect there is.
-    pub const ALL: [Fault; 9] = [
+    pub const ALL: [Fault; 20] = [
         Fault::DropResponse,
         Fault::RepeatResponse,
         Fault::Misdirect,
@@ -39,6 +61,17 @@ impl Fault {
         Fault::ForgetDisconnect,
         Fault::ForgetTime,
         Fault::ChangedPayload,
+        Fault::DropCancel,
+        Fault::NoCascade,
+        Fault::ForeignNumber,
+        Fault::StaleRoute,
+        Fault::WrongName,
+        Fault::DropName,
+        Fault::GrownDeadline,
+        Fault::ForgetDepth,
+        Fault::RepeatAnswer,
+        Fault::ChangedBytes,
+        Fault::StolenVoice,
     ];
 
     /// The name on the command line.
@@ -54,6 +87,17 @@ impl Fault {
             Fault::ForgetDisconnect => "forget-disconnect",
             Fault::ForgetTime => "forget-time",
             Fault::ChangedPayload => "changed-payload",
+            Fault::DropCancel => "drop-cancel",
+            Fault::NoCascade => "no-cascade",
+            Fault::ForeignNumber => "foreign-number",
+            Fault::StaleRoute => "stale-route",
+            Fault::WrongName => "wrong-name",
+            Fault::DropName => "drop-name",
+            Fault::GrownDeadline => "grown-deadline",
+            Fault::ForgetDepth => "forget-depth",
+            Fault::RepeatAnswer => "repeat-answer",
+            Fault::ChangedBytes => "changed-bytes",
+            Fault::StolenVoice => "stolen-voice",
         }
     }
 

@@ -4,20 +4,27 @@
 //! | file | subject |
 //! |---|---|
 //! | `simulator` | the steps, and the order of inputs as a driver gives them |
-//! | `traffic` | what random peers write |
+//! | `traffic`, `traffic_v2` | what random peers write |
 //! | `network` | connections and queues, as a driver would hold them |
-//! | `model` | what is registered and in flight, and what must come of each input |
-//! | `verdict` | the checks of one input's outputs |
-//! | `wire` | frames by code that shares nothing with bro-proto |
-//! | `fault` | deliberate defects, which the checks must catch |
+//! | `model`, `model_v2` | what is registered and in flight, what must come of each input, and what ends with what |
+//! | `verdict`, `verdict_v1`, `verdict_v2` | the checks of one input's outputs |
+//! | `wire`, `wire_v2` | frames by code that shares nothing with bro-proto |
+//! | `fault`, `spoil` | deliberate defects, which the checks must catch |
 
 mod fault;
 mod model;
+mod model_v2;
 mod network;
 mod simulator;
+mod spoil;
 mod traffic;
+mod traffic_v2;
 mod verdict;
+mod verdict_v1;
+mod verdict_v2;
 mod wire;
+#[path = "../../crates/bro-proto/tests/oracle/v2.rs"]
+mod wire_v2;
 
 pub use fault::Fault;
 pub use simulator::{Simulator, Summary, Violation, run};

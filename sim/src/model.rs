@@ -1,7 +1,9 @@
 //! What is registered and in flight as an outsider knows it, and what must come of a message.
 
-use crate::network::Connection;
+use crate::model_v2::Ending;
+use crate::network::{Connection, Id};
 use crate::wire;
+use crate::wire_v2::Section;
 use bro_proto::Now;
 use bro_proto::limits::{CALL_ID_BYTES_MAX, CALL_TIMEOUT_MAX_MS, CHAIN_LEN_MAX, GATEWAY_SERVICE, POOL_SIZE_MAX};
 use bro_proto::name::check_service_name;
@@ -17,19 +19,27 @@ pub(crate) struct Service {
     pub(crate) pool_size: u64,
     /// Of the last sign of life, monotonic.
     pub(crate) last_frame_ms: u64,
+    /// Tells all services of a gateway apart, those of one name too.
+    pub(crate) serial: u64,
 }
 
 /// A call in flight.
 #[derive(Clone, Debug)]
 pub(crate) struct Flight {
     pub(crate) caller: PeerId,
-    pub(crate) id: String,
+    pub(crate) id: Id,
     pub(crate) callee: PeerId,
-    pub(crate) callee_id: String,
+    pub(crate) callee_id: Id,
     /// Monotonic.
     pub(crate) deadline_ms: u64,
     /// Tells all calls of a run apart.
     pub(crate) serial: u64,
+    /// Serial of the call that it is made for, which may have ended.
+    pub(crate) parent: Option<u64>,
+    /// What a callee of version 2 makes its own calls from.
+    pub(crate) context: Option<Section>,
+    /// The context that a caller of version 1 gave, to be given back.
+    pub(crate) echo: Value,
 }
 
 /// How far the gateway's end has come.
@@ -53,8 +63,15 @@ pub(crate) struct World {
     pub(crate) abandoned: BTreeSet<(PeerId, String)>,
     /// Of the last call that was passed on.
     pub(crate) serial: u64,
+    /// Calls that were given up in the input being judged.
+    pub(crate) endings: Vec<Ending>,
+    /// Of the last service that was registered.
+    pub(crate) service_serial: u64,
+    /// Numbers that the gateway has given to calls, and the root stamps that it has made.
+    pub(crate) numbers: BTreeSet<u64>,
+    pub(crate) roots: BTreeSet<u64>,
     /// Calls to the gateway that are not answered yet.
-    pub(crate) inquiries: Vec<(PeerId, String)>,
+    pub(crate) inquiries: Vec<(PeerId, Id)>,
     pub(crate) phase: Phase,
     /// Sum of what is held for the peers.
     pub(crate) held: usize,
@@ -75,6 +92,10 @@ impl World {
             flights: Vec::new(),
             abandoned: BTreeSet::new(),
             serial: 0,
+            endings: Vec::new(),
+            service_serial: 0,
+            numbers: BTreeSet::new(),
+            roots: BTreeSet::new(),
             inquiries: Vec::new(),
             phase: Phase::Running,
             held: 0,
@@ -93,8 +114,9 @@ impl World {
         let Some(connection) = self.connections.remove(&peer) else { return };
         self.held -= connection.held;
         self.gone.push(peer);
-        for flight in self.flights.extract_if(.., |flight| flight.caller == peer) {
-            self.abandoned.insert((flight.callee, flight.callee_id));
+        let own = self.flights.iter().filter(|flight| flight.caller == peer);
+        for serial in own.map(|flight| flight.serial).collect::<Vec<_>>() {
+            self.give_up(serial, 2, None);
         }
         self.abandoned.retain(|(callee, _)| *callee != peer);
         self.inquiries.retain(|(caller, _)| *caller != peer);
@@ -123,20 +145,7 @@ impl World {
         if call["to"] == GATEWAY_SERVICE {
             return codes;
         }
-        if self.phase != Phase::Running {
-            codes.push("SHUTTING_DOWN");
-        }
-        let Some(service) = call["to"].as_str().and_then(|to| self.services.get(to)) else {
-            codes.push("SERVICE_NOT_FOUND");
-            return codes;
-        };
-        let own = self.flights.iter().filter(|flight| flight.caller == caller).count();
-        if self.flights.len() >= self.config.in_flight_max || own >= self.config.in_flight_per_peer_max {
-            codes.push("RESOURCE_EXHAUSTED");
-        }
-        if service.instances.keys().all(|peer| self.connections[peer].held > self.config.queue_calls_bytes_max) {
-            codes.push("OVERLOADED");
-        }
+        codes.extend(self.refusals_of_target(caller, call["to"].as_str().unwrap_or_default()));
         codes
     }
 
@@ -192,11 +201,15 @@ impl World {
         }
         let (pool_size, index) = pool_of(register);
         let now_ms = self.now.mono_ms();
-        let fresh = || Service { instances: BTreeMap::new(), pool_size, last_frame_ms: now_ms };
+        self.service_serial += 1;
+        let serial = self.service_serial;
+        let fresh = || Service { instances: BTreeMap::new(), pool_size, last_frame_ms: now_ms, serial };
         let service = self.services.entry(name.clone()).or_insert_with(fresh);
         service.instances.insert(peer, index);
         service.last_frame_ms = now_ms;
         self.names.insert(peer, name);
+        let connection = self.connections.get_mut(&peer).expect("it is open");
+        connection.speaks_v2 = self.config.speaks_v2 && register["metadata"]["bro"]["v"] == 2;
     }
 
     /// The gateway has heard from a peer.

@@ -5,7 +5,7 @@ use bro_proto::frame::Deframer;
 use bro_proto::v1::Encoding;
 use bro_router::{CloseReason, Event, EventMask, LaneOffer, Outbox, Part, PeerId, PeerIdentity};
 use serde_json::Value;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 /// Something that the router told its driver to do.
 #[derive(Clone, Debug)]
@@ -30,7 +30,9 @@ pub(crate) struct Orders {
 impl Outbox for Orders {
     fn send(&mut self, peer: PeerId, parts: &[Part<'_>]) {
         for part in parts {
-            if let Part::Inbound(bytes) = part {
+            if let Part::Inbound(bytes) = part
+                && !bytes.is_empty()
+            {
                 let start = bytes.as_ptr() as usize;
                 let end = start + bytes.len();
                 self.is_stray_part |= !self.inbound.is_some_and(|(from, to)| from <= start && end <= to);
@@ -72,15 +74,47 @@ pub(crate) enum Manner {
     Slow,
 }
 
+/// What one end of a call knows it by.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Id {
+    /// In version 1.
+    Text(String),
+    /// In version 2.
+    Number(u64),
+}
+
+impl Id {
+    pub(crate) fn is_text(&self, text: &str) -> bool {
+        matches!(self, Id::Text(own) if own == text)
+    }
+
+    pub(crate) fn number(&self) -> Option<u64> {
+        match self {
+            Id::Text(_) => None,
+            Id::Number(number) => Some(*number),
+        }
+    }
+}
+
 /// A CALL that arrived at a peer and waits for its answer.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     /// Of the call that it belongs to.
     pub(crate) serial: u64,
-    pub(crate) id: String,
+    pub(crate) id: Id,
     pub(crate) from: String,
     pub(crate) to: String,
     pub(crate) context: Value,
+}
+
+/// What a frame means to the peer that takes it, as far as that changes what it does.
+#[derive(Clone, Debug)]
+pub(crate) enum Arrival {
+    Request(Request),
+    /// REGISTER_ACK; with whether it agrees to version 2.
+    Accepted(bool),
+    /// CANCEL.
+    Cancelled(u64),
 }
 
 /// One connection, both ends.
@@ -100,9 +134,25 @@ pub(crate) struct Connection {
     /// How many of them are not of CALLs, if both are taken in proportion.
     pub(crate) answers: usize,
     /// Frames that are held, with the bytes of each that are not yet taken.
-    pub(crate) queue: VecDeque<(usize, Option<Request>)>,
+    pub(crate) queue: VecDeque<(usize, Option<Arrival>)>,
     /// CALLs that have arrived.
     pub(crate) requests: Vec<Request>,
+    /// Its REGISTER will offer version 2.
+    pub(crate) offers_v2: bool,
+    /// The gateway has agreed to version 2.
+    pub(crate) speaks_v2: bool,
+    /// The peer has read that it was accepted, and whether with version 2.
+    pub(crate) accepted: Option<bool>,
+    /// The peer takes no more calls.
+    pub(crate) is_leaving: bool,
+    /// By route number: what the gateway has read, and what the peer has written.
+    pub(crate) routes: Vec<String>,
+    pub(crate) routes_written: Vec<String>,
+    /// By number: the names that the gateway has told, with the serial of the service.
+    pub(crate) names: BTreeMap<u32, (String, u64)>,
+    /// Numbers that the peer has lately given to calls, and under which it was lately asked.
+    pub(crate) made: VecDeque<u64>,
+    pub(crate) asked: VecDeque<u64>,
     /// Of the last one that it gave a call.
     pub(crate) last_id: u64,
     pub(crate) connected_ms: u64,
@@ -126,6 +176,15 @@ impl Connection {
             answers: 0,
             queue: VecDeque::new(),
             requests: Vec::new(),
+            offers_v2: false,
+            speaks_v2: false,
+            accepted: None,
+            is_leaving: false,
+            routes: Vec::new(),
+            routes_written: Vec::new(),
+            names: BTreeMap::new(),
+            made: VecDeque::new(),
+            asked: VecDeque::new(),
             last_id: 0,
             connected_ms: now_ms,
             mid_frame_since_ms: None,
@@ -140,14 +199,37 @@ impl Connection {
         self.held -= bytes;
         self.progress_ms = now_ms;
         while bytes > 0 {
-            let (left, request) = self.queue.front_mut().expect("what is held is queued");
+            let (left, arrival) = self.queue.front_mut().expect("what is held is queued");
             if bytes < *left {
                 *left -= bytes;
                 return;
             }
             bytes -= *left;
-            self.requests.extend(request.take());
+            match arrival.take() {
+                None => {}
+                Some(Arrival::Request(request)) => {
+                    if let Id::Number(number) = request.id {
+                        remember(&mut self.asked, number);
+                    }
+                    self.requests.push(request);
+                }
+                Some(Arrival::Accepted(is_v2)) => self.accepted = Some(is_v2),
+                // Half of them go on working, and answer.
+                Some(Arrival::Cancelled(number)) if number >> 32 & 1 == 0 => {
+                    self.requests.retain(|request| request.id != Id::Number(number));
+                }
+                Some(Arrival::Cancelled(_)) => {}
+            }
             self.queue.pop_front();
         }
     }
+}
+
+/// Keeps a number, and forgets old ones.
+pub(crate) fn remember(numbers: &mut VecDeque<u64>, number: u64) {
+    const KEPT_MAX: usize = 16;
+    if numbers.len() == KEPT_MAX {
+        numbers.pop_front();
+    }
+    numbers.push_back(number);
 }

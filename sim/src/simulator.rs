@@ -2,15 +2,17 @@
 
 use crate::fault::Fault;
 use crate::model::{Phase, World};
-use crate::network::{Connection, Manner, Order, Orders};
+use crate::network::{Connection, Id, Manner, Orders};
 use crate::traffic::{self, Planned, Shape};
+use crate::traffic_v2::{self, View};
 use crate::verdict::Input;
+use crate::wire_v2::{self, Frame};
 use bro_proto::Now;
 use bro_proto::frame::Deframer;
 use bro_proto::rng::Rng;
 use bro_proto::v1::Encoding;
 use bro_router::{EventMask, PeerId, PeerIdentity, Router, RouterConfig};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -71,6 +73,9 @@ impl Summary {
         sum.calls_timed_out += more.calls_timed_out;
         sum.calls_lost += more.calls_lost;
         sum.calls_abandoned += more.calls_abandoned;
+        sum.calls_cancelled += more.calls_cancelled;
+        sum.notifications_routed += more.notifications_routed;
+        sum.notifications_dropped += more.notifications_dropped;
         sum.registrations += more.registrations;
         sum.connections += more.connections;
         sum.connections_dropped += more.connections_dropped;
@@ -101,17 +106,17 @@ pub struct Simulator {
     seed: u64,
     step: u64,
     inputs: u64,
-    fault: Fault,
-    rng: Rng,
-    router: Router,
-    world: World,
+    pub(crate) fault: Fault,
+    pub(crate) rng: Rng,
+    pub(crate) router: Router,
+    pub(crate) world: World,
     events: EventMask,
-    orders: Orders,
+    pub(crate) orders: Orders,
     /// What the gateways before the present one did.
     past: Summary,
 }
 
-/// A walk through all of the router's tables is made once in so many steps.
+/// What is registered is compared name by name once in so many steps.
 const CHECK_INTERVAL_STEPS: u64 = 64;
 
 impl Simulator {
@@ -191,7 +196,6 @@ impl Simulator {
         expect("peers", self.router.peers_len(), self.world.connections.len())?;
         expect("bytes charged", self.router.charged_bytes(), self.world.held)?;
         if self.step.is_multiple_of(CHECK_INTERVAL_STEPS) {
-            self.router.check_invariants();
             let mut names = self.router.service_names();
             names.sort();
             if !names.iter().eq(self.world.services.keys()) {
@@ -252,7 +256,8 @@ impl Simulator {
                     _ => Manner::Honest,
                 };
                 let encoding = if self.rng.below(2) == 0 { Encoding::Json } else { Encoding::Msgpack };
-                let connection = Connection::new(manner, encoding, identity, self.world.now.mono_ms());
+                let mut connection = Connection::new(manner, encoding, identity, self.world.now.mono_ms());
+                connection.offers_v2 = self.rng.below(5) > 1;
                 if self.world.connections.insert(peer, connection).is_some() {
                     return Err(format!("{peer:?} is given away twice"));
                 }
@@ -266,6 +271,7 @@ impl Simulator {
         self.world.take_down(peer);
         if self.fault.strikes(Fault::ForgetDisconnect, &mut self.rng) {
             self.world.gone.clear();
+            self.world.endings.clear();
             return Ok(());
         }
         self.router.handle_disconnect(peer, self.world.now, &mut self.orders);
@@ -286,9 +292,10 @@ impl Simulator {
             self.router.stop(self.world.now, &mut self.orders);
             return self.judge(&Input::Stop);
         }
+        let is_first = self.world.phase == Phase::Running;
         self.world.phase = Phase::Draining;
         self.router.begin_drain(self.rng.below(3000), self.world.now, &mut self.orders);
-        self.judge(&Input::Drain)
+        self.judge(if is_first { &Input::Drain } else { &Input::Connect })
     }
 
     fn peer_writes(&mut self) -> Result<(), String> {
@@ -300,7 +307,17 @@ impl Simulator {
         if connection.outgoing.len() < 8192 {
             let name = self.world.names.get(&peer).map(String::as_str);
             let services: Vec<&str> = self.world.services.keys().map(String::as_str).collect();
-            traffic::write(connection, name, &services, shape, self.world.now, &mut self.rng);
+            match (name, connection.accepted) {
+                // It waits for its acceptance.
+                (Some(_), None) if connection.offers_v2 => {}
+                (Some(name), Some(true)) => {
+                    let flights = self.world.flights.iter().filter(|flight| flight.callee != peer);
+                    let foreign: Vec<u64> = flights.filter_map(|flight| flight.callee_id.number()).collect();
+                    let (services, foreign, now) = (services.as_slice(), foreign.as_slice(), self.world.now);
+                    traffic_v2::write(connection, &View { name, services, foreign, shape, now }, &mut self.rng);
+                }
+                _ => traffic::write(connection, name, &services, shape, self.world.now, &mut self.rng),
+            }
         }
         Ok(())
     }
@@ -380,13 +397,26 @@ impl Simulator {
             && let Planned::Message(message, ..) = planned
             && message["type"] == "RESPONSE"
             && let Some(other) = self.world.flights.iter().find(|flight| flight.callee != peer)
+            && let Id::Text(id) = &other.callee_id
         {
             // The router believes that somebody else says this.
             sender = other.callee;
-            let forged = json!({"type": "RESPONSE", "id": other.callee_id, "status": "success", "data": 1,
+            let forged = json!({"type": "RESPONSE", "id": id, "status": "success", "data": 1,
                 "from": self.world.names.get(&sender), "to": "x"});
             let mut forged = crate::wire::frame(&forged, Encoding::Json);
             self.router.handle_frame(sender, &mut forged, self.world.now, &mut self.orders);
+            return self.judge(&Input::Frame(peer, planned));
+        }
+        if self.fault.strikes(Fault::ForeignNumber, &mut self.rng)
+            && let Planned::V2(answer, _) = planned
+            && answer.kind == wire_v2::RESPONSE
+            && let Some(other) = self.world.flights.iter().find(|flight| flight.callee != peer)
+            && let Id::Number(id) = other.callee_id
+        {
+            let mut forged = wire_v2::write(&Frame { id, ..(**answer).clone() });
+            let start = forged.as_ptr() as usize;
+            self.orders.inbound = Some((start, start + forged.len()));
+            self.router.handle_frame(other.callee, &mut forged, self.world.now, &mut self.orders);
             return self.judge(&Input::Frame(peer, planned));
         }
         self.world.adopt_encoding(peer, planned);
@@ -425,6 +455,7 @@ impl Simulator {
 
     fn judge(&mut self, input: &Input<'_>) -> Result<(), String> {
         self.inputs += 1;
+        self.router.check_invariants();
         if self.orders.is_stray_part {
             return Err("a part that is not of the inbound frame".into());
         }
@@ -436,53 +467,6 @@ impl Simulator {
             self.world.phase = Phase::Ended;
         }
         self.world.judge(input, orders, self.events)
-    }
-
-    /// Makes the router's orders look as if it had the defect.
-    fn spoil(&mut self, orders: &mut Vec<Order>) {
-        let is_response =
-            |frame: &[u8]| crate::wire::parse(frame).is_ok_and(|(message, _)| message["type"] == "RESPONSE");
-        let mut at = 0;
-        while at < orders.len() {
-            let Order::Send { peer, frame } = &mut orders[at] else {
-                at += 1;
-                continue;
-            };
-            let peer = *peer;
-            if self.fault == Fault::Misdirect && self.fault.strikes(Fault::Misdirect, &mut self.rng) {
-                if let Some(other) = self.random_peer() {
-                    orders[at] = Order::Send { peer: other, frame: std::mem::take(frame) };
-                }
-            } else if self.fault == Fault::DropResponse && is_response(frame) {
-                if self.fault.strikes(Fault::DropResponse, &mut self.rng) {
-                    let bytes = frame.len();
-                    orders.remove(at);
-                    // As if it had never been charged.
-                    let now = self.world.now;
-                    self.router.handle_written(peer, bytes, now, &mut self.orders);
-                    orders.append(&mut self.orders.list);
-                    continue;
-                }
-            } else if self.fault == Fault::RepeatResponse && is_response(frame) {
-                if self.fault.strikes(Fault::RepeatResponse, &mut self.rng) {
-                    let again = orders[at].clone();
-                    orders.insert(at, again);
-                    at += 1;
-                }
-            } else if matches!(self.fault, Fault::WrongStamp | Fault::ChangedPayload)
-                && let Ok((mut message, encoding)) = crate::wire::parse(frame)
-                && message["type"] == "CALL"
-                && self.fault.strikes(self.fault, &mut self.rng)
-            {
-                let (key, value) = match self.fault {
-                    Fault::WrongStamp => ("from", "somebody"),
-                    _ => ("params", "something else"),
-                };
-                message[key] = Value::from(value);
-                *frame = crate::wire::frame(&message, encoding);
-            }
-            at += 1;
-        }
     }
 
     /// Everybody reads, nobody calls: all calls end. Then everybody falls silent: all connections end.
@@ -541,7 +525,7 @@ impl Simulator {
         Ok(())
     }
 
-    fn random_peer(&mut self) -> Option<PeerId> {
+    pub(crate) fn random_peer(&mut self) -> Option<PeerId> {
         let count = self.world.connections.len() as u64;
         let at = usize::try_from(self.rng.below(count)).expect("small");
         self.world.connections.keys().nth(at).copied()
@@ -558,7 +542,7 @@ enum ReadEnd {
 fn random_config(rng: &mut Rng) -> RouterConfig {
     let frame_bytes_max = 2048 << rng.below(2);
     RouterConfig {
-        speaks_v2: true,
+        speaks_v2: rng.below(12) > 0,
         lanes: bro_router::LanePolicy::Auto,
         lane_calls_min: 256,
         heartbeat_interval_ms: 2000,

@@ -1,7 +1,7 @@
 //! What random peers write: mostly sense.
 
-use crate::network::{Connection, Manner, Request};
-use crate::wire;
+use crate::network::{Connection, Id, Manner, Request};
+use crate::{wire, wire_v2};
 use bro_proto::Now;
 use bro_proto::rng::Rng;
 use bro_proto::v1::Encoding;
@@ -12,6 +12,8 @@ use serde_json::{Map, Value, json};
 pub(crate) enum Planned {
     /// A well-formed message; with the serial of the call that it honestly answers.
     Message(Value, Encoding, Option<u64>),
+    /// The same, of version 2.
+    V2(Box<wire_v2::Frame>, Option<u64>),
     /// Bytes that are no message.
     Garbage,
     /// A prefix that announces too much. Nothing after it counts.
@@ -19,12 +21,12 @@ pub(crate) enum Planned {
 }
 
 /// Service names that peers use.
-const NAMES: [&str; 12] =
+pub(crate) const NAMES: [&str; 12] =
     ["order", "user", "role", "inventory", "cart", "zahlung-ü", "mail", "stock", "audit", "a\"b", "bro.gateway", "x"];
 /// The first of them, which peers register.
 const REGISTRABLE: usize = 10;
 /// Method names that peers use.
-const METHODS: [&str; 4] = ["get", "create", "löschen", "a\"b\\c"];
+pub(crate) const METHODS: [&str; 4] = ["get", "create", "löschen", "a\"b\\c"];
 
 /// Limits that decide how long and deep random messages are.
 #[derive(Clone, Copy, Debug)]
@@ -82,8 +84,12 @@ pub(crate) fn heartbeat(name: &str, now: Now) -> Value {
     json!({"type": "HEARTBEAT", "from": name, "timestamp": now.wall_ms})
 }
 
-fn pick<'a>(all: &[&'a str], rng: &mut Rng) -> &'a str {
-    all[usize::try_from(rng.below(all.len() as u64)).expect("small")]
+pub(crate) fn pick<'a>(all: &[&'a str], rng: &mut Rng) -> &'a str {
+    all[below(all.len() as u64, rng)]
+}
+
+pub(crate) fn below(bound: u64, rng: &mut Rng) -> usize {
+    usize::try_from(rng.below(bound)).expect("small")
 }
 
 fn register(connection: &Connection, services: &[&str], rng: &mut Rng) -> Value {
@@ -111,6 +117,12 @@ fn register(connection: &Connection, services: &[&str], rng: &mut Rng) -> Value 
         metadata.insert("poolSize".into(), json!(if rng.below(12) == 0 { 2 + rng.below(80) } else { 3 }));
         metadata.insert("poolIndex".into(), json!(rng.below(4)));
     }
+    if connection.offers_v2 {
+        metadata.insert("bro".into(), json!({"v": 2}));
+    } else if rng.below(8) == 0 {
+        // What is no offer of version 2.
+        metadata.insert("bro".into(), [json!({"v": 3}), json!({"v": "2"}), json!({}), json!(2)][below(4, rng)].clone());
+    }
     let mut message = json!({"type": "REGISTER", "serviceName": name, "methods": methods, "version": "1.0.0"});
     if !metadata.is_empty() || rng.below(2) == 0 {
         message["metadata"] = Value::Object(metadata);
@@ -118,7 +130,7 @@ fn register(connection: &Connection, services: &[&str], rng: &mut Rng) -> Value 
     message
 }
 
-fn register_again(name: Option<&str>, rng: &mut Rng) -> Value {
+pub(crate) fn register_again(name: Option<&str>, rng: &mut Rng) -> Value {
     let name = if rng.below(10) == 0 { pick(&NAMES, rng) } else { name.unwrap_or("x") };
     json!({"type": "REGISTER", "serviceName": name, "methods": [pick(&METHODS, rng)], "version": "2"})
 }
@@ -155,12 +167,20 @@ fn call(
         8 => drop(object.remove("params")),
         9 => drop(object.insert("extra".into(), json!({"carried": ["along", 1]}))),
         10 => drop(object.insert("id".into(), json!("i".repeat(300)))),
+        11..13 => {
+            // About as much as a frame holds, and without what other callees do not get.
+            drop(object.remove("context"));
+            drop(object.remove("from"));
+            object.insert("params".into(), json!("x".repeat(1000)));
+            let rest = wire::frame(&message, connection.encoding).len() - 1004;
+            message["params"] = json!("x".repeat(shape.frame_bytes_max - rest - below(16, rng)));
+        }
         _ => {}
     }
     message
 }
 
-fn params(shape: Shape, rng: &mut Rng) -> Value {
+pub(crate) fn params(shape: Shape, rng: &mut Rng) -> Value {
     let token = rng.next_u64() >> 12;
     match rng.below(20) {
         0 => {
@@ -190,12 +210,17 @@ fn context(from: &str, to: &str, shape: Shape, now: Now, rng: &mut Rng) -> Value
         7 => context["deadline"] = json!(now.wall_ms.saturating_sub(rng.below(100))),
         8 => drop(context.as_object_mut().expect("it is one").remove("depth")),
         9 => context["deadline"] = json!(1e300),
+        // Between peers of version 1 nobody reads these.
+        10 => context["chain"] = json!([from, 7]),
+        11 => context["chain"] = json!([from, "n".repeat(300)]),
+        // Too long to be given back by the gateway.
+        12 => context["chain"] = json!(vec!["n".repeat(100); 11]),
         _ => {}
     }
     context
 }
 
-fn inquire(connection: &mut Connection, name: Option<&str>, now: Now, rng: &mut Rng) -> Value {
+pub(crate) fn inquire(connection: &mut Connection, name: Option<&str>, now: Now, rng: &mut Rng) -> Value {
     connection.last_id += 1;
     let (method, params) = match rng.below(7) {
         0 => ("status", json!({})),
@@ -221,7 +246,9 @@ fn answer(connection: &mut Connection, shape: Shape, rng: &mut Rng) -> (Value, O
     } else {
         connection.requests.swap_remove(at)
     };
-    let Request { serial, id, from, to, context } = request;
+    let Request { serial, id: Id::Text(id), from, to, context } = request else {
+        unreachable!("a peer of version 1 gets texts");
+    };
     let serial = (!is_hostile).then_some(serial);
     let mut message = json!({"type": "RESPONSE", "id": id, "from": to, "to": from, "context": context});
     if rng.below(4) == 0 {
@@ -259,7 +286,7 @@ fn forge(connection: &Connection, rng: &mut Rng) -> Value {
     }
 }
 
-fn write_garbage(connection: &mut Connection, shape: Shape, rng: &mut Rng) {
+pub(crate) fn write_garbage(connection: &mut Connection, shape: Shape, rng: &mut Rng) {
     let body: Vec<u8> = match rng.below(7) {
         0 => Vec::new(),
         1 => (0..1 + rng.below(40)).map(|_| (rng.next_u64() & 0x1f) as u8).collect(),

@@ -1,9 +1,12 @@
 //! The checks of one input's outputs.
 
 use crate::model::{Flight, Phase, World};
-use crate::network::{Order, Request};
+use crate::model_v2::Prospect;
+use crate::network::{Arrival, Id, Order, Request};
 use crate::traffic::Planned;
-use crate::wire::{self, is_same};
+use crate::traffic_v2::note_route;
+use crate::wire;
+use crate::wire_v2::{self, Body, Frame};
 use bro_proto::limits::GATEWAY_SERVICE;
 use bro_proto::v1::Encoding;
 use bro_router::{CloseReason, EventMask, PeerId};
@@ -21,24 +24,40 @@ pub(crate) enum Input<'a> {
     Stop,
 }
 
+/// A frame of either version.
+#[derive(Debug)]
+enum Read {
+    V1(Value, Encoding),
+    V2(Frame),
+}
+
 /// What one input has led to so far.
 #[derive(Default)]
-struct Tally {
-    forwarded: usize,
-    refused: usize,
+pub(crate) struct Tally {
+    pub(crate) forwarded: usize,
+    pub(crate) refused: usize,
     acknowledged: usize,
     /// ERROR frames, by receiver, with their codes.
     errors: Vec<(PeerId, String)>,
     closed: Vec<(PeerId, CloseReason)>,
-    answered: bool,
+    pub(crate) answered: bool,
+    pub(crate) pongs: usize,
+    /// Who was told that the gateway is about to stop.
+    pub(crate) drained: Vec<PeerId>,
+    /// Whose name was told to whom, under which number, until it is used.
+    pub(crate) introduced: Option<(PeerId, u32)>,
 }
 
 /// What a CALL must come to, decided before its outputs are looked at.
-struct Forecast {
-    refusals: Vec<&'static str>,
-    may_be_too_large: bool,
-    timeout_ms: u64,
+pub(crate) struct Forecast {
+    pub(crate) refusals: Vec<&'static str>,
+    pub(crate) may_be_too_large: bool,
+    pub(crate) timeout_ms: u64,
     register_refusal: Option<&'static str>,
+    /// The sender loses its connection.
+    pub(crate) is_violation: bool,
+    /// Of a CALL or NOTIFY of version 2.
+    pub(crate) prospect: Prospect,
 }
 
 impl World {
@@ -47,13 +66,18 @@ impl World {
         let forecast = self.forecast(input);
         let answered = self.flight_answered_by(input);
         self.check_right_answer(input, answered.as_ref())?;
+        if let Some(flight) = &answered {
+            // Whatever becomes of the answer: the call has ended, and those made for it go on.
+            self.flights.retain(|other| other.serial != flight.serial);
+        }
+        let told_to_drain = self.take_in(input, &forecast);
         let mut tally = Tally::default();
         for order in orders {
             match order {
                 Order::Send { peer, frame } => {
                     self.sent(input, &forecast, answered.as_ref(), peer, &frame, &mut tally)?
                 }
-                Order::Close { peer, reason } => self.closed(input, peer, reason, &mut tally)?,
+                Order::Close { peer, reason } => self.closed(input, &forecast, peer, reason, &mut tally)?,
                 Order::Pause(peer) => {
                     let connection = self.connections.get_mut(&peer).ok_or("a pause of a dead peer")?;
                     if connection.is_paused || connection.answers <= self.config.queue_pause_bytes {
@@ -78,15 +102,36 @@ impl World {
             }
         }
         self.check_outcome(input, &forecast, answered.as_ref(), &tally)?;
+        self.check_frames_of_v2(input, &forecast, &tally, &told_to_drain)?;
+        self.check_endings()?;
         self.gone.clear();
         Ok(())
     }
 
     fn forecast(&self, input: &Input<'_>) -> Forecast {
-        let mut forecast =
-            Forecast { refusals: Vec::new(), may_be_too_large: false, timeout_ms: 0, register_refusal: None };
+        let mut forecast = Forecast {
+            refusals: Vec::new(),
+            may_be_too_large: false,
+            timeout_ms: 0,
+            register_refusal: None,
+            is_violation: false,
+            prospect: Prospect::default(),
+        };
+        if let Input::Frame(peer, Planned::V2(frame, _)) = input {
+            forecast.is_violation = self.is_violation(*peer, frame);
+            if let Body::Call(call) = &frame.body {
+                forecast.prospect = self.prospect(*peer, call);
+                forecast.refusals.clone_from(&forecast.prospect.refusals);
+                forecast.timeout_ms = forecast.prospect.timeout_ms;
+            }
+            forecast.may_be_too_large = self.may_be_too_large_v2(frame, &forecast.prospect);
+        }
         if let Input::Frame(peer, Planned::Message(message, ..)) = input {
             forecast.may_be_too_large = self.may_be_too_large(message);
+            if self.connections[peer].speaks_v2 && (message["type"] == "CALL" || message["type"] == "RESPONSE") {
+                forecast.is_violation = true;
+                return forecast;
+            }
             if message["type"] == "CALL" {
                 forecast.refusals = self.refusals(*peer, message);
                 forecast.timeout_ms = self.timeout_ms(message);
@@ -98,24 +143,59 @@ impl World {
     }
 
     fn flight_answered_by(&self, input: &Input<'_>) -> Option<Flight> {
-        let Input::Frame(peer, Planned::Message(message, ..)) = input else { return None };
-        if message["type"] != "RESPONSE" {
-            return None;
+        let (peer, id) = match input {
+            Input::Frame(peer, Planned::Message(message, ..)) if message["type"] == "RESPONSE" => {
+                (peer, Id::Text(message["id"].as_str()?.to_owned()))
+            }
+            Input::Frame(peer, Planned::V2(frame, _)) if matches!(frame.kind, wire_v2::RESPONSE | wire_v2::ERROR) => {
+                (peer, Id::Number(frame.id))
+            }
+            _ => return None,
+        };
+        self.flights.iter().find(|flight| flight.callee == *peer && flight.callee_id == id).cloned()
+    }
+
+    /// What a frame of version 2 changes before anything comes of it, and who must be told of a drain.
+    fn take_in(&mut self, input: &Input<'_>, forecast: &Forecast) -> Vec<PeerId> {
+        match input {
+            Input::Frame(peer, Planned::V2(frame, _)) if !forecast.is_violation => {
+                let connection = self.connections.get_mut(peer).expect("it is open");
+                match (frame.kind, &frame.body) {
+                    (wire_v2::CANCEL, _) => self.cancelled(*peer, frame.id, frame.flags),
+                    (wire_v2::DRAIN, _) => connection.is_leaving = true,
+                    (wire_v2::RESOLVE, Body::Name(name)) => {
+                        let is_bound = note_route(&mut connection.routes, frame.id, name);
+                        assert!(is_bound, "it is no violation");
+                    }
+                    _ => {}
+                }
+                Vec::new()
+            }
+            Input::Drain => {
+                let connections = self.connections.iter();
+                connections.filter(|(_, connection)| connection.speaks_v2).map(|(peer, _)| *peer).collect()
+            }
+            _ => Vec::new(),
         }
-        let is_it = |flight: &&Flight| flight.callee == *peer && message["id"] == *flight.callee_id;
-        self.flights.iter().find(is_it).cloned()
     }
 
     /// An honest callee answers each request once. That answer must end the call that it was asked, or none.
     fn check_right_answer(&mut self, input: &Input<'_>, answered: Option<&Flight>) -> Result<(), String> {
-        let Input::Frame(callee, Planned::Message(message, _, serial)) = input else { return Ok(()) };
+        let serial = match input {
+            Input::Frame(_, Planned::Message(_, _, serial) | Planned::V2(_, serial)) => serial,
+            _ => return Ok(()),
+        };
         match (answered, serial) {
             (Some(flight), Some(serial)) if flight.serial != *serial => {
                 Err(format!("the answer to call {serial} ends {flight:?}"))
             }
-            (None, _) if message["type"] == "RESPONSE" => {
-                let id = message["id"].as_str().unwrap_or_default().to_owned();
-                self.abandoned.remove(&(*callee, id));
+            (None, _) => {
+                if let Input::Frame(callee, Planned::Message(message, ..)) = input
+                    && message["type"] == "RESPONSE"
+                {
+                    let id = message["id"].as_str().unwrap_or_default().to_owned();
+                    self.abandoned.remove(&(*callee, id));
+                }
                 Ok(())
             }
             _ => Ok(()),
@@ -135,27 +215,63 @@ impl World {
         if frame.len() > self.config.frame_bytes_max + 4 {
             return Err(format!("a frame of {} bytes", frame.len()));
         }
-        let (message, encoding) = wire::parse(frame).map_err(|error| format!("unreadable frame: {error}"))?;
+        let read = if frame.get(4) == Some(&0xb2) {
+            Read::V2(wire_v2::read(frame).map_err(|error| format!("unreadable frame: {error:?}"))?)
+        } else {
+            let (message, encoding) = wire::parse(frame).map_err(|error| format!("unreadable frame: {error}"))?;
+            Read::V1(message, encoding)
+        };
         let is_named = self.names.contains_key(&peer);
         let Some(connection) = self.connections.get_mut(&peer) else {
-            return Err(format!("sent to {peer:?}, which has gone: {message}"));
+            return Err(format!("sent to {peer:?}, which has gone: {read:?}"));
         };
-        if is_named && connection.encoding != encoding {
-            return Err(format!("{peer:?} speaks {:?}, got {message}", connection.encoding));
+        // Calls do not count: a callee that is slow to take them must still be heard when it answers.
+        let (is_right_version, is_answer) = match &read {
+            Read::V1(message, encoding) => {
+                if is_named && connection.encoding != *encoding {
+                    return Err(format!("{peer:?} speaks {:?}, got {message}", connection.encoding));
+                }
+                let is_of_both = message["type"] == "REGISTER_ACK" || message["type"] == "ERROR";
+                (!connection.speaks_v2 || is_of_both, message["type"] != "CALL")
+            }
+            Read::V2(frame) => {
+                let is_bulk = matches!(frame.kind, wire_v2::CALL | wire_v2::NOTIFY | wire_v2::CANCEL | wire_v2::NAME);
+                (connection.speaks_v2, !is_bulk)
+            }
+        };
+        if !is_right_version {
+            return Err(format!("{peer:?} speaks another version: {read:?}"));
         }
         if connection.held == 0 {
             connection.progress_ms = now_ms;
         }
         connection.held += frame.len();
         self.held += frame.len();
-        if message["type"] != "CALL" {
-            // Calls do not count: a callee that is slow to take them must still be heard when it answers.
+        if is_answer {
             connection.answers += frame.len();
         }
         if connection.held > self.config.queue_bytes_max {
             return Err(format!("{} bytes are held for {peer:?}", connection.held));
         }
-        let mut request = None;
+        let arrival = match read {
+            Read::V1(message, _) => self.sent_v1(input, forecast, answered, peer, &message, tally)?,
+            Read::V2(read) => self.sent_v2(input, forecast, answered, peer, &read, tally)?,
+        };
+        let connection = self.connections.get_mut(&peer).expect("it is open");
+        connection.queue.push_back((frame.len(), arrival));
+        Ok(())
+    }
+
+    fn sent_v1(
+        &mut self,
+        input: &Input<'_>,
+        forecast: &Forecast,
+        answered: Option<&Flight>,
+        peer: PeerId,
+        message: &Value,
+        tally: &mut Tally,
+    ) -> Result<Option<Arrival>, String> {
+        let mut arrival = None;
         if let Some(code) = message["error"]["code"].as_str() {
             self.saw(code);
         }
@@ -171,6 +287,11 @@ impl World {
                     return Err(format!("an ACK for {register}"));
                 }
                 self.registered(peer, register);
+                let speaks_v2 = self.connections[&peer].speaks_v2;
+                if message["bro"] != if speaks_v2 { json!({"v": 2}) } else { Value::Null } {
+                    return Err(format!("{message} for {register}"));
+                }
+                arrival = Some(Arrival::Accepted(speaks_v2));
                 tally.acknowledged += 1;
             }
             Some("ERROR") => {
@@ -181,196 +302,26 @@ impl World {
                 tally.errors.push((peer, code));
             }
             Some("CALL") => {
-                self.check_forwarded_call(input, forecast, peer, &message)?;
+                self.check_forwarded_call(input, forecast, peer, message)?;
                 tally.forwarded += 1;
-                request = Some(Request {
+                arrival = Some(Arrival::Request(Request {
                     serial: self.serial,
-                    id: message["id"].as_str().expect("checked").to_owned(),
+                    id: Id::Text(message["id"].as_str().expect("checked").to_owned()),
                     from: message["from"].as_str().expect("checked").to_owned(),
                     to: message["to"].as_str().expect("checked").to_owned(),
                     context: message["context"].clone(),
-                });
+                }));
             }
-            Some("RESPONSE") => self.check_response(input, forecast, answered, peer, &message, tally)?,
+            Some("RESPONSE") => self.check_response(input, forecast, answered, peer, message, tally)?,
             _ => return Err(format!("a gateway does not say {message}")),
         }
-        let connection = self.connections.get_mut(&peer).expect("it is open");
-        connection.queue.push_back((frame.len(), request));
-        Ok(())
-    }
-
-    fn check_forwarded_call(
-        &mut self,
-        input: &Input<'_>,
-        forecast: &Forecast,
-        callee: PeerId,
-        message: &Value,
-    ) -> Result<(), String> {
-        let Input::Frame(caller, Planned::Message(call, ..)) = input else {
-            return Err(format!("a CALL out of nothing: {message}"));
-        };
-        if call["type"] != "CALL" || !forecast.refusals.is_empty() {
-            return Err(format!("{call} is passed on, not refused with {:?}", forecast.refusals));
-        }
-        let wrong = |what: &str| Err(format!("{what} of {message}, made from {call}"));
-        let caller_name = &self.names[caller];
-        if message["from"] != **caller_name {
-            return wrong("the `from`");
-        }
-        if self.names.get(&callee).is_none_or(|name| call["to"] != **name) || message["to"] != call["to"] {
-            return wrong("the callee");
-        }
-        if message["method"] != call["method"] || !is_same(&message["params"], &call["params"]) {
-            return wrong("method or params");
-        }
-        let context = &message["context"];
-        if call["context"].is_null() {
-            let expected = json!([caller_name, call["to"]]);
-            let is_made = context["chain"] == expected && context["depth"] == 2 && context["root"].is_string();
-            if !is_made || context["deadline"].as_f64().is_none() {
-                return wrong("the context that the gateway made");
-            }
-        } else if !is_same(context, &call["context"]) {
-            return wrong("the context");
-        }
-        let callee_id = message["id"].as_str().ok_or("a CALL without an id")?.to_owned();
-        if self.flights.iter().any(|flight| flight.callee == callee && flight.callee_id == callee_id) {
-            return wrong("the id, which the callee has already,");
-        }
-        if self.abandoned.contains(&(callee, callee_id.clone())) {
-            return wrong("the id, under which the callee may still answer another call,");
-        }
-        let id = call["id"].as_str().expect("it was not refused").to_owned();
-        let deadline_ms = self.now.mono_ms() + forecast.timeout_ms;
-        self.serial += 1;
-        let serial = self.serial;
-        self.flights.push(Flight { caller: *caller, id, callee, callee_id, deadline_ms, serial });
-        Ok(())
-    }
-
-    fn check_response(
-        &mut self,
-        input: &Input<'_>,
-        forecast: &Forecast,
-        answered: Option<&Flight>,
-        peer: PeerId,
-        message: &Value,
-        tally: &mut Tally,
-    ) -> Result<(), String> {
-        let id = message["id"].as_str().ok_or("a RESPONSE without an id")?;
-        if let Some(name) = self.names.get(&peer)
-            && message["to"] != **name
-        {
-            return Err(format!("{peer:?} is {name:?}, got {message}"));
-        }
-        let code = message["error"]["code"].as_str();
-        let is_own = message["from"] == GATEWAY_SERVICE;
-        // The answer to a CALL that was refused at once.
-        if let Input::Frame(caller, Planned::Message(call, ..)) = input
-            && call["type"] == "CALL"
-            && *caller == peer
-            && call["id"] == *id
-            && tally.forwarded + tally.refused == 0
-            && is_own
-        {
-            if call["to"] == GATEWAY_SERVICE && forecast.refusals.is_empty() {
-                tally.refused += 1;
-                return Ok(());
-            }
-            let code = code.unwrap_or_default();
-            let is_too_large = code == "PAYLOAD_TOO_LARGE" && forecast.may_be_too_large;
-            if !forecast.refusals.contains(&code) && !is_too_large {
-                return Err(format!("{call} is refused with {message}, expected {:?}", forecast.refusals));
-            }
-            if !is_same(&message["context"], &call["context"]) {
-                return Err(format!("{call} is refused without its context: {message}"));
-            }
-            tally.refused += 1;
-            return Ok(());
-        }
-        // The answer of a callee.
-        if let (Some(flight), Input::Frame(callee, Planned::Message(answer, ..))) = (answered, input)
-            && flight.caller == peer
-            && flight.id == id
-            && !tally.answered
-        {
-            tally.answered = true;
-            self.end_flight(flight)?;
-            return self.check_forwarded_answer(*callee, answer, message, forecast);
-        }
-        if let Some(at) = self.inquiries.iter().position(|(caller, own)| *caller == peer && own == id)
-            && is_own
-        {
-            self.inquiries.swap_remove(at);
-            return Ok(());
-        }
-        // The gateway's own answer to a call in flight. One caller may have several under one id.
-        let is_its = |flight: &Flight| flight.caller == peer && flight.id == id;
-        let position = |is_ended: &dyn Fn(&Flight) -> bool| {
-            self.flights.iter().position(|flight| is_its(flight) && is_ended(flight))
-        };
-        let ended = match code {
-            _ if !is_own => None,
-            Some("TIMEOUT") => position(&|flight| flight.deadline_ms <= self.now.mono_ms()),
-            Some("CONNECTION_LOST") => {
-                let is_end = self.phase == Phase::Ended || matches!(input, Input::Stop | Input::Time);
-                position(&|flight| self.gone.contains(&flight.callee)).or_else(|| position(&|_| is_end))
-            }
-            _ => None,
-        };
-        match ended {
-            Some(at) => {
-                let flight = self.flights.swap_remove(at);
-                self.abandoned.insert((flight.callee, flight.callee_id));
-                Ok(())
-            }
-            None => Err(format!("{peer:?} got an answer that it has no call for: {message} ({input:?})")),
-        }
-    }
-
-    fn check_forwarded_answer(
-        &self,
-        callee: PeerId,
-        answer: &Value,
-        message: &Value,
-        forecast: &Forecast,
-    ) -> Result<(), String> {
-        let wrong = |what: &str| Err(format!("{what} of {message}, made from {answer}"));
-        if message["from"] == GATEWAY_SERVICE {
-            // The gateway had to say that the answer cannot be passed on.
-            let is_right = match message["error"]["code"].as_str() {
-                Some("PAYLOAD_TOO_LARGE") => forecast.may_be_too_large,
-                Some("INVALID_MESSAGE") => answer["status"].is_null() && answer["error"].is_null(),
-                _ => false,
-            };
-            return if is_right { Ok(()) } else { wrong("the error") };
-        }
-        if self.names.get(&callee).is_none_or(|name| message["from"] != **name) {
-            return wrong("the `from`");
-        }
-        if !is_same(&message["data"], &answer["data"]) || !is_same(&message["error"], &answer["error"]) {
-            return wrong("the outcome");
-        }
-        let status = if answer["error"].is_null() { "success" } else { "error" };
-        if message["status"] != status {
-            return wrong("the status");
-        }
-        if !is_same(&message["context"], &answer["context"]) {
-            return wrong("the context");
-        }
-        Ok(())
-    }
-
-    fn end_flight(&mut self, flight: &Flight) -> Result<(), String> {
-        let is_it = |other: &Flight| other.callee == flight.callee && other.callee_id == flight.callee_id;
-        let at = self.flights.iter().position(is_it).ok_or("an answer to a call that has ended")?;
-        self.flights.swap_remove(at);
-        Ok(())
+        Ok(arrival)
     }
 
     fn closed(
         &mut self,
         input: &Input<'_>,
+        forecast: &Forecast,
         peer: PeerId,
         reason: CloseReason,
         tally: &mut Tally,
@@ -384,7 +335,8 @@ impl World {
         let has_reason = match reason {
             CloseReason::Gone => false,
             CloseReason::Malformed => {
-                is_own_frame && matches!(input, Input::Frame(_, Planned::Garbage | Planned::Oversize))
+                let is_garbage = matches!(input, Input::Frame(_, Planned::Garbage | Planned::Oversize));
+                is_own_frame && (is_garbage || forecast.is_violation)
             }
             CloseReason::Refused => {
                 is_own_frame
@@ -443,6 +395,13 @@ impl World {
             Input::Frame(peer, Planned::Garbage | Planned::Oversize) if !was_closed(peer) => {
                 Err(format!("{peer:?} sent garbage and is still connected"))
             }
+            Input::Frame(peer, _) if forecast.is_violation => {
+                if was_closed(peer) {
+                    return Ok(());
+                }
+                Err(format!("{input:?} is against the rules, and its sender still connected"))
+            }
+            Input::Frame(peer, Planned::V2(frame, _)) => self.check_outcome_v2(*peer, frame, forecast, answered, tally),
             Input::Frame(peer, Planned::Message(message, ..)) => {
                 let is_open = self.connections.contains_key(peer);
                 match message["type"].as_str() {
@@ -450,7 +409,7 @@ impl World {
                         let mut ends = tally.forwarded + tally.refused;
                         if message["to"] == GATEWAY_SERVICE && forecast.refusals.is_empty() && ends == 0 && is_open {
                             let id = message["id"].as_str().expect("it was not refused").to_owned();
-                            self.inquiries.push((*peer, id));
+                            self.inquiries.push((*peer, Id::Text(id)));
                             ends = 1;
                         }
                         if ends > 1 || ends == 0 && is_open {
@@ -482,6 +441,34 @@ impl World {
             }
             _ => Ok(()),
         }
+    }
+
+    /// What is said once, and to whom.
+    fn check_frames_of_v2(
+        &self,
+        input: &Input<'_>,
+        forecast: &Forecast,
+        tally: &Tally,
+        told_to_drain: &[PeerId],
+    ) -> Result<(), String> {
+        if let Some((peer, number)) = tally.introduced
+            && self.connections.contains_key(&peer)
+        {
+            return Err(format!("{peer:?} was told a name {number} that nobody uses"));
+        }
+        if told_to_drain.iter().any(|peer| self.connections.contains_key(peer) && !tally.drained.contains(peer)) {
+            return Err("a peer is not told that the gateway is about to stop".to_owned());
+        }
+        let is_ping = matches!(input, Input::Frame(_, Planned::V2(frame, _)) if frame.kind == wire_v2::PING);
+        if let Input::Frame(peer, _) = input
+            && is_ping
+            && !forecast.is_violation
+            && tally.pongs != 1
+            && self.connections.contains_key(peer)
+        {
+            return Err(format!("{} answers to a PING", tally.pongs));
+        }
+        Ok(())
     }
 
     /// Whether anything that should have happened by now has not.

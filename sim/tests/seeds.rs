@@ -3,7 +3,7 @@
 
 use bro_sim::{Fault, Summary, run};
 
-const SEEDS: u64 = 120;
+const SEEDS: u64 = 150;
 const STEPS: u64 = 10_000;
 
 #[test]
@@ -56,12 +56,31 @@ fn a_million_steps_without_a_violation() {
         "partial-frame",
         "slow-reader",
         "stopping",
+        // Version 2, and both at once.
+        "CANCELLED",
+        "SERIALIZATION_FAILED",
+        "version 1 to 1",
+        "version 1 to 2",
+        "version 2 to 1",
+        "version 2 to 2",
+        "notified",
+        "notified in version 1",
+        "derived at depth 3",
+        "derived at depth 6",
+        "cancel",
+        "cancel of nothing",
+        "cancel of an inquiry",
+        "cancel told",
+        "cascade",
+        "name told",
+        "pong",
     ];
     for what in everywhere {
         assert!(sum.seen.get(what).is_some_and(|&count| count > 10), "{what} hardly came up: {:?}", sum.seen);
     }
     let counters = &sum.counters;
     assert!(counters.responses_routed > 10_000 && counters.responses_dropped > 100, "{counters:?}");
+    assert!(counters.calls_cancelled > 1000 && counters.notifications_dropped > 100, "{counters:?}");
     assert!(counters.calls_timed_out > 100 && counters.calls_abandoned > 100, "{counters:?}");
 }
 

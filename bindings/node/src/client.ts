@@ -1,6 +1,6 @@
 import { decodeMsgpack, messageOf, reviveBinary } from "./codec";
 import { running, textOf } from "./context";
-import { TypedEmitter } from "./emitter";
+import { asyncDispose, TypedEmitter } from "./emitter";
 import { IPCError, IPCErrorCode } from "./errors";
 import { cancelled, errorOf, pointless, stillAtWork } from "./failures";
 import {
@@ -34,8 +34,6 @@ import type {
   MethodHandler,
 } from "./types";
 
-/** Before Node 18.18 there is none: then the method has a symbol that nobody asks for. */
-const asyncDispose: typeof Symbol.asyncDispose = Symbol.asyncDispose ?? Symbol("Symbol.asyncDispose");
 /** What the native side waits for handlers at most, in milliseconds. */
 const DRAIN_TIMEOUT_MS = 30_000;
 const NO_VALUES: unknown[] = [];
@@ -239,7 +237,8 @@ export class IPCClient extends TypedEmitter<IPCClientEvents> {
   ): Promise<T> {
     const promise = new Promise<T>(this.settlers.take);
     const { resolve, reject } = this.settlers;
-    if (!this.connected) {
+    // A lane needs no gateway.
+    if (!this.connected && !(typeof service === "string" && addon().canCall(this.native, service))) {
       reject(new IPCError("Not connected to Gateway", IPCErrorCode.NOT_CONNECTED, { service, method }));
       return promise;
     }

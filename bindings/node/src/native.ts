@@ -44,6 +44,8 @@ export interface Addon {
   useTape(): void;
   setWantsIds(client: NativeClient, wanted: 0 | 1): void;
   clientStats(client: NativeClient): string;
+  /** 1 where a service can be called although the gateway is away: there is a lane to it. */
+  canCall(client: NativeClient, service: string): 0 | 1;
   startGateway(options: string, callback: (events: string) => void): NativeGateway | string;
   stopGateway(gateway: NativeGateway): void;
   setGatewayEvents(gateway: NativeGateway, mask: number): void;

@@ -9,9 +9,6 @@ const DEFAULT_RECONNECT_DELAY_MS = 5_000;
 /** One day: longer times are shortened to it. */
 const TIME_MAX_MS = 24 * 60 * 60 * 1000;
 
-/** Longest spin on a lane, in microseconds. */
-const LANE_SPIN_MAX_US = 1_000;
-
 /** The options of a client with every default filled in. */
 export type ClientOptions = Required<Omit<IPCClientConfig, "debug">> & { debug: boolean };
 /** The options of a server with every default filled in. */
@@ -37,11 +34,11 @@ export function clientOptions(config: IPCClientConfig): ClientOptions {
     serializer: serializer(config.serializer),
     poolSize: config.poolSize ?? 1,
     contextTracking: config.contextTracking ?? true,
+    lanes: flag("lanes", config.lanes, true),
+    laneSpinUs: spin(config.laneSpinUs),
     version: config.version ?? "1.0.0",
     metadata,
     protocol: protocol(config.protocol),
-    lanes: flag("lanes", config.lanes, true),
-    laneSpin: laneSpin(config.laneSpin),
   };
 }
 
@@ -59,8 +56,8 @@ export function serverOptions(config: Partial<IPCServerConfig> = {}): ServerOpti
 }
 
 /** The options of a client as the native side reads them. */
-export function nativeClientOptions({ protocol, laneSpin, ...options }: ClientOptions): string {
-  return JSON.stringify({ ...options, speaksV2: protocol !== 1, laneSpinUs: laneSpin });
+export function nativeClientOptions({ protocol, ...options }: ClientOptions): string {
+  return JSON.stringify({ ...options, speaksV2: protocol !== 1 });
 }
 
 /** A time in whole milliseconds, at most a day. */
@@ -70,6 +67,13 @@ export function time(name: string, value: number | undefined, otherwise: number,
     throw invalid(`${name} must be a number of milliseconds, at least ${least}`);
   }
   return Math.min(Math.ceil(value), TIME_MAX_MS);
+}
+
+/** A number of whole microseconds; the native side knows the most that is of use. */
+function spin(value: number | undefined): number {
+  if (value === undefined) return 0;
+  if (typeof value !== "number" || !(value >= 0)) throw invalid("laneSpinUs must be a number of microseconds");
+  return Math.ceil(Math.min(value, Number.MAX_SAFE_INTEGER));
 }
 
 export function invalid(why: string): IPCError {
@@ -95,14 +99,6 @@ function protocol(value: Protocol | undefined): Protocol {
 function lanePolicy(value: LanePolicy | undefined): LanePolicy {
   if (value === undefined || value === "off" || value === "auto" || value === "always") return value ?? "auto";
   throw invalid(`lanes must be "off", "auto" or "always", not ${JSON.stringify(value)}`);
-}
-
-function laneSpin(value: number | undefined): number {
-  if (value === undefined) return 0;
-  if (typeof value !== "number" || !(value >= 0 && value <= LANE_SPIN_MAX_US)) {
-    throw invalid(`laneSpin must be a number of microseconds, at most ${LANE_SPIN_MAX_US}`);
-  }
-  return Math.ceil(value);
 }
 
 function flag(name: string, value: boolean | undefined, otherwise: boolean): boolean {

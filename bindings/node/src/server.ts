@@ -1,10 +1,8 @@
-import { TypedEmitter } from "./emitter";
+import { asyncDispose, TypedEmitter } from "./emitter";
 import { IPCError, IPCErrorCode } from "./errors";
 import { addon, checked, type NativeGateway } from "./native";
 import { type ServerOptions, serverOptions } from "./options";
 import type { IPCServerConfig, IPCServerEvents, Serializer, ServerStats, ServiceEntry } from "./types";
-
-const asyncDispose: typeof Symbol.asyncDispose = Symbol.asyncDispose ?? Symbol("Symbol.asyncDispose");
 
 /** What the gateway reports, in bits; the same numbers as in the native side. */
 const enum Reported {

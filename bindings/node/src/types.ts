@@ -181,19 +181,23 @@ export interface IPCClientConfig {
    * Without it handlers are somewhat faster, and pass their `context` to `call` themselves.
    */
   contextTracking?: boolean;
+  /**
+   * Take the lanes that the gateway offers: memory shared with another client, on which calls need no gateway. Default true. Nothing else
+   * changes, but calls on a lane go on while the gateway is away.
+   */
+  lanes?: boolean;
+  /**
+   * Microseconds that the event loop may look at its lanes before it sleeps, at most 1000. Default 0. An answer that comes in this time comes
+   * several times sooner; for that the process takes processor time while it waits. Worth it only where processors are idle: where others
+   * want them it mostly stops by itself.
+   */
+  laneSpinUs?: number;
   /** Version of this service, shown by the gateway. Default `1.0.0`. */
   version?: string;
   /** Anything about this service that others may want to know, shown by the gateway. Default `{}`. */
   metadata?: Record<string, unknown>;
   /** 1 makes it speak version 1, as the old library does: then it cannot cancel calls, nor learn that others do. Default `auto`. */
   protocol?: Protocol;
-  /** Take the lanes that the gateway offers. Default true. */
-  lanes?: boolean;
-  /**
-   * How long the event loop may spin for the next message of a lane before it sleeps, in microseconds; at most 1000. For programs that have
-   * a core to spare. Default 0.
-   */
-  laneSpin?: number;
 }
 
 /** How one call differs from others. */

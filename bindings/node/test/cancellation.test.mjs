@@ -5,6 +5,7 @@ import { describe, test } from "node:test";
 import { IPCError, IPCUtils } from "ipc-bro";
 import { start } from "./support/children.mjs";
 import { atEnd, codeOf, connect, freePath, pathOf, rejection, startGateway, until } from "./support/ipc.mjs";
+import { settle, startBroGateway, statusOf } from "./support/lanes.mjs";
 import { OldGateway } from "./support/old-gateway.mjs";
 import { OldProgram } from "./support/old-program.mjs";
 
@@ -397,6 +398,75 @@ describe("version 1", () => {
       assert.equal(await order.call("user", "echo", 1), 1);
     });
   }
+});
+
+describe("on lanes", () => {
+  /** "web" calls "middle", which calls "user", whose handler waits; each over a lane. */
+  async function chain(t) {
+    const { path } = await startBroGateway(t, freePath(t));
+    const { user, seen, reason } = await withWaiting(t, path);
+    const reasons = [];
+    const middle = await connect(t, path, "middle", {
+      work: (_, context) => {
+        reasons.push(aborted(context.signal));
+        return middle.call("user", "wait", null);
+      },
+      echo: (value) => value,
+    });
+    const web = await connect(t, path, "web");
+    await settle(web, "middle");
+    await settle(middle, "user");
+    const { callsRouted } = await statusOf(web);
+    /** Resolves when "user" is at work, with how the call ends. */
+    const work = async (options) => {
+      const call = rejection(web.call("middle", "work", null, options));
+      await seen;
+      assert.equal((await statusOf(web)).callsRouted, callsRouted);
+      return { call };
+    };
+    const idle = () => until(() => [user, middle].every((client) => client.stats().requestsInWork === 0));
+    return { web, user, work, idle, reasons: async () => [(await reasons[0]).code, (await reason).code] };
+  }
+
+  test("a call that is given up ends down the chain", async (t) => {
+    const { work, idle, reasons } = await chain(t);
+    const control = new AbortController();
+    const { call } = await work({ signal: control.signal });
+    control.abort();
+    assert.equal((await call).code, "CANCELLED");
+    assert.deepEqual(await reasons(), ["CANCELLED", "CANCELLED"]);
+    await idle();
+  });
+
+  test("a deadline ends it down the chain", async (t) => {
+    const { work, idle, reasons } = await chain(t);
+    const { call } = await work({ timeout: 300 });
+    assert.equal((await call).code, "TIMEOUT");
+    for (const code of await reasons()) assert.ok(["TIMEOUT", "CANCELLED"].includes(code), code);
+    await idle();
+  });
+
+  test("notifications go past the gateway", async (t) => {
+    const { path } = await startBroGateway(t, freePath(t));
+    let heard = 0;
+    await connect(t, path, "audit", { record: () => heard++, echo: (value) => value });
+    const order = await connect(t, path, "order");
+    await settle(order, "audit");
+    const { notificationsRouted } = await statusOf(order);
+    for (let n = 0; n < 100; n++) await order.notify("audit", "record", n);
+    await until(() => heard === 100);
+    assert.equal((await statusOf(order)).notificationsRouted, notificationsRouted);
+  });
+
+  test("a drain finishes what came on them", async (t) => {
+    const { web, user, work } = await chain(t);
+    const { call } = await work();
+    const drained = rejection(user.drain({ timeout: 100 }));
+    assert.equal((await drained).code, "TIMEOUT");
+    assert.equal(await codeOf(web.call("user", "echo", 1)), "SHUTTING_DOWN");
+    await user.disconnect({ drain: 20 });
+    assert.equal((await call).code, "SHUTTING_DOWN");
+  });
 });
 
 async function oldGateway(t) {

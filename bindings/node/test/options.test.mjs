@@ -10,7 +10,7 @@ describe("options that make no sense are refused:", () => {
   const client = {
     protocol: [2, 0, "1", "v1", null],
     lanes: ["auto", 1, null],
-    laneSpin: [-1, 1001, Number.NaN, "10", null],
+    laneSpinUs: [-1, Number.NaN, "10", null],
   };
   const server = { protocol: [2, "1", null], lanes: [true, false, "on", null] };
   for (const [name, values] of Object.entries(client)) {
@@ -44,7 +44,7 @@ describe("options are taken:", () => {
     test(`lanes ${lanes}`, async (t) => {
       const gateway = await startGateway(t, { lanes });
       await connect(t, gateway, "user", { echo: (n) => n });
-      const order = await connect(t, gateway, "order", {}, { lanes: lanes !== "off", laneSpin: 20 });
+      const order = await connect(t, gateway, "order", {}, { lanes: lanes !== "off", laneSpinUs: 20 });
       for (let n = 0; n < 50; n++) assert.equal(await order.call("user", "echo", n), n);
       if (lanes === "off") assert.equal(gateway.stats().counters.lanesOffered, 0);
     });

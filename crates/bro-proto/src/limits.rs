@@ -73,6 +73,8 @@ pub const IN_FLIGHT_MAX: usize = 1_048_576;
 pub const IN_FLIGHT_PER_PEER_MAX: usize = 65_536;
 /// Most route numbers that a connection of version 2 may bind.
 pub const ROUTES_PER_PEER_MAX: usize = 1024;
+/// Bytes of the route names that all connections together may bind.
+pub const ROUTES_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Most caller names that are told on a connection of version 2 before the earlier ones are forgotten.
 pub const NAMES_PER_PEER_MAX: usize = 4096;
 /// Bytes of the context sections of all calls in flight; beyond, calls that need one are refused.

@@ -19,8 +19,8 @@ impl Router {
         if let Some(index) = self.calls.find_caller_number(caller, number) {
             self.counters.calls_cancelled += 1;
             self.give_up(index, reason, None, now, out);
-        } else {
-            self.unpark_number(caller, number);
+        } else if let Some(index) = self.find_parked(caller, number) {
+            self.unpark(index);
         }
     }
 

@@ -7,6 +7,7 @@ use crate::peers::{NIL, UNPOOLED};
 use crate::router::Router;
 use bro_proto::limits::{
     EVENT_LOG_BYTES_MAX, EVENT_LOG_LEN_MAX, LANES_MAX, LANES_PER_PEER_MAX, PARKED_MAX, REGISTRY_BYTES_MAX,
+    ROUTES_BYTES_MAX,
 };
 
 impl Router {
@@ -56,6 +57,9 @@ impl Router {
         }
         assert_eq!(count, self.peers.len());
         assert_eq!(charged, self.peers.charged(), "the sum of charges is the total");
+        let states = self.peers.live().filter_map(|slot| self.peers[slot].v2.as_ref());
+        assert_eq!(states.map(|state| state.route_bytes()).sum::<usize>(), self.peers.route_bytes);
+        assert!(self.peers.route_bytes <= ROUTES_BYTES_MAX);
         assert!(count <= self.config.peers_max && self.peers.slots_len() <= self.config.peers_max);
         timers
     }
@@ -112,7 +116,7 @@ impl Router {
             if let Some(parent) = call.parent() {
                 let parent = &self.calls[parent];
                 assert!(parent.is_live() && self.peers[parent.callee()].service == self.peers[call.caller()].service);
-                assert!(call.deadline_ms() <= parent.deadline_ms() + 1, "deadlines only shrink");
+                assert!(call.deadline_ms() <= parent.deadline_ms(), "deadlines only shrink");
             }
             section_bytes += call.section().len();
         }

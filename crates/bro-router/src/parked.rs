@@ -305,23 +305,24 @@ impl Router {
         Ok(())
     }
 
-    fn unpark(&mut self, index: u32) -> ParkedCall {
+    /// Forgets a parked call, and hands it back.
+    pub(crate) fn unpark(&mut self, index: u32) -> ParkedCall {
         let call = self.parked.remove(&mut self.peers, index);
         self.timers.remove(call.timer);
         call
     }
 
-    /// Forgets the parked call that `caller` knows by this number, if there is one.
-    pub(crate) fn unpark_number(&mut self, caller: u32, number: u64) {
+    /// The parked call that `caller` knows by this number.
+    pub(crate) fn find_parked(&self, caller: u32, number: u64) -> Option<u32> {
         let mut index = self.peers[caller].parked.head;
         while index != NIL {
             let call = &self.parked.calls[index as usize];
             if call.number == number && number != 0 {
-                self.unpark(index);
-                return;
+                return Some(index);
             }
             index = call.next;
         }
+        None
     }
 
     /// Answers with the events since its cursor; without any when there is no room, so that it asks again. Says how many bytes.

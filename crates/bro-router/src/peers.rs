@@ -105,6 +105,8 @@ pub(crate) struct Peers {
     len: usize,
     /// Sum of `queued_bytes` over the live peers.
     charged: usize,
+    /// Sum of what the routes of the live peers take.
+    pub(crate) route_bytes: usize,
     limits: QueueLimits,
     /// Peers to be closed when the present input has been handled.
     pub(crate) doomed: Vec<(u32, CloseReason)>,
@@ -117,7 +119,7 @@ impl Peers {
             bytes_max: config.queue_bytes_max,
             stall_timeout_ms: config.write_stall_timeout_ms,
         };
-        Self { slots: Vec::new(), free: NIL, len: 0, charged: 0, limits, doomed: Vec::new() }
+        Self { slots: Vec::new(), free: NIL, len: 0, charged: 0, route_bytes: 0, limits, doomed: Vec::new() }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -202,7 +204,7 @@ impl Peers {
         peer.queued_bytes = 0;
         peer.answer_bytes = 0;
         peer.abandoned = None;
-        peer.v2 = None;
+        self.route_bytes -= peer.v2.take().map_or(0, |state| state.route_bytes());
         peer.is_live = false;
         peer.service = self.free;
         self.free = slot;

@@ -8,7 +8,7 @@ use crate::router::Router;
 use bro_proto::frame::finish_frame;
 use bro_proto::limits::{CONTEXT_BYTES_MAX, FRAME_PREFIX_BYTES, GATEWAY_SERVICE};
 use bro_proto::v1::encode::{ContextSource, Outcome, ResponseFields, encode_response};
-use bro_proto::v1::rewrite::{Patch, rewrite};
+use bro_proto::v1::rewrite::{Patch, rewrite, transcode};
 use bro_proto::v1::{Encoding, Header, Payload, Status, Text, decode};
 use bro_proto::v2::{self, CancelReason, Codec};
 use bro_proto::{ErrorBody, ErrorCode, Now};
@@ -149,7 +149,9 @@ impl Router {
     fn answer_v2(&mut self, caller: u32, number: u64, outcome: Outcome<'_>, now: Now, out: &mut impl Outbox) {
         let mut frame = std::mem::take(&mut self.scratch);
         match outcome {
-            Outcome::Success(result) if result.bytes.len() <= self.config.frame_bytes_max - v2::HEAD_BYTES => {
+            Outcome::Success(result)
+                if v2::HEAD_BYTES - FRAME_PREFIX_BYTES + result.bytes.len() <= self.config.frame_bytes_max =>
+            {
                 v2::encode::response_head(&mut frame, number, Codec::of(result), result.bytes.len());
                 frame.extend_from_slice(result.bytes);
             }
@@ -184,10 +186,13 @@ impl Router {
             let error = decode::error_body(payload(body, header.error.as_ref(), header.encoding));
             v2::encode::error(&mut made, number, &error, false);
         }
-        let parts = [Part::Scratch(&made), Part::Inbound(result)];
-        self.peers.send(call.caller(), &parts, now, &mut self.timers, &mut self.counters, out);
+        let checked = check_frame_bytes(made.len() + result.len(), self.config.frame_bytes_max, "the answer");
+        if checked.is_ok() {
+            let parts = [Part::Scratch(&made), Part::Inbound(result)];
+            self.peers.send(call.caller(), &parts, now, &mut self.timers, &mut self.counters, out);
+        }
         self.keep_scratch(made);
-        Ok(status)
+        checked.map(|()| status)
     }
 
     /// Passes the answer on as the caller has to see it.
@@ -337,7 +342,12 @@ pub(crate) fn context_to_echo<'a>(body: &'a [u8], header: &Header<'_>) -> Payloa
 
 /// Whether a frame, prefix included, may be sent.
 pub(crate) fn check_frame_size(frame: &[u8], body_bytes_max: usize, what: &str) -> Result<(), ErrorBody> {
-    let bytes = frame.len() - FRAME_PREFIX_BYTES;
+    check_frame_bytes(frame.len(), body_bytes_max, what)
+}
+
+/// Whether a frame of so many bytes, prefix included, may be sent.
+pub(crate) fn check_frame_bytes(frame_bytes: usize, body_bytes_max: usize, what: &str) -> Result<(), ErrorBody> {
+    let bytes = frame_bytes - FRAME_PREFIX_BYTES;
     if bytes <= body_bytes_max {
         return Ok(());
     }
@@ -363,16 +373,13 @@ pub(crate) fn check_carried(
     if carried.bytes.is_empty() || header.encoding != carried.encoding {
         return Ok(()); // what was transcoded was read as one value
     }
-    let bytes = match carried.encoding {
-        Encoding::Json => carried.bytes.trim_ascii(),
-        Encoding::Msgpack => carried.bytes,
+    let is_whole = match (place(&header), carried.encoding) {
+        (Some(span), Encoding::Json) => body[span].trim_ascii().len() == carried.bytes.trim_ascii().len(),
+        (Some(span), Encoding::Msgpack) => span.len() == carried.bytes.len(),
+        // `undefined` counts as absent: the scan does not say how long it is.
+        (None, _) => transcode(carried, Encoding::Json, &mut Vec::new()).is_ok(),
     };
-    match place(&header) {
-        Some(span) if body[span.clone()].trim_ascii().len() == bytes.len() => Ok(()),
-        Some(span) if header.encoding == Encoding::Msgpack && span.len() == bytes.len() => Ok(()),
-        None if bytes == b"null" || header.encoding == Encoding::Msgpack => Ok(()),
-        _ => wrong("the payload is not one value".to_owned()),
-    }
+    if is_whole { Ok(()) } else { wrong("the payload is not one value".to_owned()) }
 }
 
 /// How the callee says that the call ended. An `error` without `status` is an error.

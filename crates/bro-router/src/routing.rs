@@ -4,7 +4,7 @@ use crate::calls::{CalleeId, CallerId, Calls, NewCall, Side};
 use crate::event::{Event, EventMask};
 use crate::outbox::{Outbox, Part};
 use crate::peers::NIL;
-use crate::reply::{check_frame_size, context_to_echo, holds, payload};
+use crate::reply::{check_frame_bytes, check_frame_size, context_to_echo, holds, payload};
 use crate::router::Router;
 use crate::timers::Timer;
 use crate::v2_call::wire_ms;
@@ -281,6 +281,8 @@ impl Router {
             }
         }
         let params = payload(body, header.params.as_ref(), header.encoding);
+        let frame_bytes = v2::CALL_HEAD_BYTES + request.method.len() + section.len() + params.bytes.len();
+        check_frame_bytes(frame_bytes, self.config.frame_bytes_max, "the call")?;
         let deadline = now.mono_ms().saturating_add(request.timeout_ms);
         let new = NewCall {
             caller,

@@ -5,7 +5,7 @@ use crate::event::{Event, EventMask};
 use crate::introspect::Inquiry;
 use crate::outbox::{Outbox, Part};
 use crate::peers::NIL;
-use crate::reply::{Answer, check_carried, check_frame_size};
+use crate::reply::{Answer, check_carried, check_frame_bytes, check_frame_size};
 use crate::router::Router;
 use crate::timers::Timer;
 use bro_proto::limits::{CALL_TIMEOUT_MAX_MS, GATEWAY_SERVICE, SECTIONS_BYTES_MAX};
@@ -64,7 +64,8 @@ impl Router {
     #[inline]
     pub(crate) fn route_call_v2(&mut self, caller: u32, frame: &mut [u8], now: Now, out: &mut impl Outbox) {
         let Ok(v2::Frame::Call(call)) = v2::parse(frame) else { unreachable!("the caller read it") };
-        if call.id == 0 || self.calls.find_caller_number(caller, call.id).is_some() {
+        let is_taken = self.calls.find_caller_number(caller, call.id).is_some();
+        if call.id == 0 || is_taken || self.find_parked(caller, call.id).is_some() {
             return self.violated(caller, "a CALL whose number is 0 or already in flight", now, out);
         }
         let id = call.id;
@@ -154,9 +155,13 @@ impl Router {
         } else {
             parent = self.find_parent(caller, call.origin)?;
             let left_ms = self.calls[parent].deadline_ms().saturating_sub(now.mono_ms());
-            timeout_ms = timeout_ms.min(left_ms.max(1));
-            let section = self.derive_section(parent, service)?;
-            depth = Section::parse(&section).map_or(u32::MAX, |section| section.depth);
+            if left_ms == 0 {
+                let message = "the deadline of the call that this one was made for has passed";
+                return Err(ErrorBody::new(ErrorCode::DeadlineExceeded, message).into());
+            }
+            timeout_ms = timeout_ms.min(left_ms);
+            let section;
+            (section, depth) = self.derive_section(parent, service)?;
             context = Context::Derived(section);
         }
         let limit = self.config.depth_max;
@@ -172,11 +177,15 @@ impl Router {
         Ok(Admitted { callee, timeout_ms, parent, context })
     }
 
-    /// The call in flight that a new one is made for: its service must be the one that works on it.
+    /// The call in flight that a new one is made for: its service must be the one that works on it, and was told this number.
     fn find_parent(&self, caller: u32, number: u64) -> Result<u32, Refusal> {
         let service = self.peers[caller].service;
         match self.calls.find_number(number) {
-            Some(index) if self.peers[self.calls[index].callee()].service == service => Ok(index),
+            Some(index)
+                if !self.calls[index].is_tabled() && self.peers[self.calls[index].callee()].service == service =>
+            {
+                Ok(index)
+            }
             _ => {
                 let message = "the call that this one was made for has ended";
                 Err(ErrorBody::new(ErrorCode::Cancelled, message).into())
@@ -184,8 +193,8 @@ impl Router {
         }
     }
 
-    /// The section of a call to `service` that is made for `parent`.
-    fn derive_section(&self, parent: u32, service: u32) -> Result<Vec<u8>, ErrorBody> {
+    /// The section of a call to `service` that is made for `parent`, and its depth.
+    fn derive_section(&self, parent: u32, service: u32) -> Result<(Vec<u8>, u32), ErrorBody> {
         let call = &self.calls[parent];
         let mut begun = Vec::new();
         let bytes = match call.section() {
@@ -198,11 +207,13 @@ impl Router {
             section => section,
         };
         let mut section = Vec::with_capacity(bytes.len() + 64);
-        Section::parse(bytes)
-            .and_then(|parent| parent.extend(&self.registry[service].name, &mut section))
+        let depth = Section::parse(bytes)
+            .and_then(|parent| {
+                parent.extend(&self.registry[service].name, &mut section)?;
+                Ok(parent.depth.saturating_add(1))
+            })
             .map_err(|_| ErrorBody::new(ErrorCode::MaxDepthExceeded, "the call chain is too long"))?;
-        self.check_section_room(section.len())?;
-        Ok(section)
+        Ok((section, depth))
     }
 
     /// Whether a section may be kept while its call is in flight.
@@ -248,11 +259,9 @@ impl Router {
             Context::Given => (0, call.section.map_or(&[], |section| section.bytes)),
             Context::Derived(section) => (0, section),
         };
-        if matches!(context, Context::Given) {
-            self.check_section_room(section.len())?;
-        }
+        self.check_section_room(section.len())?;
         if let Context::Derived(section) = &context {
-            check_room(frame.len() + section.len(), self.config.frame_bytes_max)?;
+            check_frame_bytes(frame.len() + section.len(), self.config.frame_bytes_max, "the call")?;
         }
         let deadline = now.mono_ms().saturating_add(timeout_ms);
         let new = NewCall {
@@ -411,11 +420,13 @@ impl Router {
             let parts = [Part::Scratch(&made)];
             self.peers.send_unpaused(callee, &parts, now, &mut self.timers, &mut self.counters, out);
         } else {
+            if let Context::Derived(section) = &context {
+                check_frame_bytes(frame.len() + section.len(), self.config.frame_bytes_max, "the call")?;
+            }
             let peer = self.introduce(callee, caller, now, out);
             let timeout_ms = wire_ms(timeout_ms);
             match &context {
                 Context::Derived(section) => {
-                    check_room(frame.len() + section.len(), self.config.frame_bytes_max)?;
                     let (method, codec) = (call.method, call.codec);
                     let head = CallHead {
                         kind: FrameKind::Notify,
@@ -579,15 +590,6 @@ pub(crate) fn carried(codec: v2::Codec, payload: &[u8]) -> Result<Payload<'_>, E
             Err(ErrorBody::new(ErrorCode::SerializationFailed, message))
         }
     }
-}
-
-/// Whether a frame of so many bytes, prefix included, may be sent.
-fn check_room(frame_bytes: usize, body_bytes_max: usize) -> Result<(), ErrorBody> {
-    if frame_bytes - bro_proto::limits::FRAME_PREFIX_BYTES <= body_bytes_max {
-        return Ok(());
-    }
-    let message = format!("the call has more than {body_bytes_max} bytes with its context: send it in pieces");
-    Err(ErrorBody::new(ErrorCode::PayloadTooLarge, message))
 }
 
 /// A time that is left, as it travels.

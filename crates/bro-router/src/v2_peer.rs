@@ -1,8 +1,12 @@
 //! What the two sides of a connection of version 2 have told each other: routes by the client, callers' names by the gateway.
 
+use crate::event::CloseReason;
 use crate::lanes::BusyPeers;
+use crate::outbox::Outbox;
 use crate::registry::Registry;
-use bro_proto::limits::{NAMES_PER_PEER_MAX, ROUTES_PER_PEER_MAX};
+use crate::router::Router;
+use bro_proto::limits::{NAMES_PER_PEER_MAX, ROUTES_BYTES_MAX, ROUTES_PER_PEER_MAX};
+use bro_proto::{ErrorBody, ErrorCode, Now};
 use hashbrown::HashTable;
 
 /// The state of one connection. An idle one owns no memory outside this struct.
@@ -10,6 +14,8 @@ use hashbrown::HashTable;
 pub(crate) struct V2Peer {
     /// By route number.
     routes: Vec<Route>,
+    /// What they take.
+    route_bytes: usize,
     /// Names told: serial of the caller's service, and its number.
     names: HashTable<(u64, u32)>,
     /// The entry that was used last. Serial 0 is nobody's.
@@ -47,12 +53,21 @@ impl V2Peer {
     pub(crate) fn bind(&mut self, number: u64, name: &str) -> bool {
         // Nothing is looked up now: serial 0 is nobody's.
         let route = Route { name: name.into(), index: 0, serial: 0 };
+        let bytes = route.bytes();
         match usize::try_from(number) {
-            Ok(number) if number < self.routes.len() => self.routes[number] = route,
+            Ok(number) if number < self.routes.len() => {
+                self.route_bytes -= std::mem::replace(&mut self.routes[number], route).bytes();
+            }
             Ok(number) if number == self.routes.len() && number < ROUTES_PER_PEER_MAX => self.routes.push(route),
             _ => return false,
         }
+        self.route_bytes += bytes;
         true
+    }
+
+    /// Bytes that its routes take, roughly.
+    pub(crate) fn route_bytes(&self) -> usize {
+        self.route_bytes
     }
 
     pub(crate) fn route(&self, number: u32) -> Option<&Route> {
@@ -90,7 +105,30 @@ impl V2Peer {
     }
 }
 
+impl Router {
+    /// RESOLVE: a route number means a name from now on.
+    pub(crate) fn bind_route(&mut self, slot: u32, number: u64, name: &str, now: Now, out: &mut impl Outbox) {
+        let state = self.peers[slot].v2.as_mut().expect("it speaks version 2");
+        let before = state.route_bytes();
+        if !state.bind(number, name) {
+            return self.violated(slot, "a RESOLVE of a route number that is not the next one", now, out);
+        }
+        let after = state.route_bytes();
+        self.peers.route_bytes = self.peers.route_bytes - before + after;
+        if self.peers.route_bytes > ROUTES_BYTES_MAX {
+            let message = format!("the routes of all connections take {ROUTES_BYTES_MAX} bytes already: bind fewer");
+            self.warn(slot, &message, now, out);
+            let error = ErrorBody::new(ErrorCode::ResourceExhausted, message);
+            self.close_peer(slot, CloseReason::Refused, Some(&error), now, out);
+        }
+    }
+}
+
 impl Route {
+    fn bytes(&self) -> usize {
+        size_of::<Route>() + self.name.len()
+    }
+
     /// Where the service was, if it is there still.
     #[inline]
     pub(crate) fn known(&self, registry: &Registry) -> Option<u32> {

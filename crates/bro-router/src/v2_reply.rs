@@ -20,12 +20,7 @@ impl Router {
             Ok(v2::Frame::Error { id, .. }) => self.route_answer_v2(slot, frame, id, Status::Error, now, out),
             Ok(v2::Frame::Notify(_)) => self.route_notify(slot, frame, now, out),
             Ok(v2::Frame::Cancel { id, reason }) => self.cancel_call(slot, id, reason, now, out),
-            Ok(v2::Frame::Resolve { route, service }) => {
-                let is_bound = self.peers[slot].v2.as_mut().is_some_and(|state| state.bind(route, service));
-                if !is_bound {
-                    self.violated(slot, "a RESOLVE of a route number that is not the next one", now, out);
-                }
-            }
+            Ok(v2::Frame::Resolve { route, service }) => self.bind_route(slot, route, service, now, out),
             Ok(v2::Frame::Ping { id }) => {
                 self.counters.heartbeats += 1;
                 self.send_bare(slot, FrameKind::Pong, id, now, out);

@@ -3,7 +3,7 @@
 use crate::calls::{CallId, CallTable, Pending};
 use crate::config::SessionConfig;
 use crate::connect::Attempt;
-use crate::conns::{ConnId, Pool};
+use crate::conns::{ConnId, ConnState, Pool};
 use crate::drain::Drain;
 use crate::event::{Counters, Origin, Output, OwnedPayload, SessionEvent, SessionStatus};
 use crate::methods::Methods;
@@ -225,6 +225,18 @@ impl Session {
     /// Whether calls can be made.
     pub fn is_connected(&self) -> bool {
         self.announced
+    }
+
+    /// Whether calls to a service can be made: also while the gateway is away, when there is a lane to it.
+    pub fn can_call(&self, service: &str) -> bool {
+        self.announced || self.pool.lane_to(service, self.config.queue_bytes_max).is_some()
+    }
+
+    /// Whether something goes on that a program may wait for: a call, a request, a connection to the gateway or the wait for one. Lanes
+    /// alone are nothing of the kind.
+    pub fn is_active(&self) -> bool {
+        let has_work = self.calls.len() > 0 || self.requests.len() > 0;
+        has_work || self.pool.iter().any(|conn| conn.state != ConnState::Idle)
     }
 
     /// What this client is.

@@ -1,13 +1,15 @@
 //! One client: a session, its sockets, and its turns on Node's event loop.
 //!
-//! A turn begins when a socket can be read, a timer fires, or JavaScript has queued something (before the loop waits the next
-//! time). It hands what has happened to JavaScript in one call, takes what JavaScript has queued meanwhile, and writes:
+//! A turn begins when a socket or a lane can be read, a timer fires, or JavaScript has queued something (before the loop waits the
+//! next time). It hands what has happened to JavaScript in one call, takes what JavaScript has queued meanwhile, and writes:
 //! when the call returns, promises have been settled and their continuations have run, so that answers and new calls leave with
 //! one write. The rules of [`Session`] say in which order it is asked.
 
 use crate::batch::Batch;
 use crate::calls::{Calls, Promise};
 use crate::environment::{Ends, Environment};
+use crate::lane::LaneSocket;
+use crate::lanes::LingeringLane;
 use crate::node::{Reference, guarded};
 use crate::socket::{Progress, Socket, SocketOwner};
 use crate::uv::{Handle, READABLE, RawHandle, WRITABLE, owner_of};
@@ -19,14 +21,12 @@ use std::ffi::c_int;
 use std::path::PathBuf;
 use std::rc::{Rc, Weak};
 
-/// Bytes that one read may take: several times what the kernel buffers by default.
-const READ_BYTES: usize = 256 * 1024;
 /// Records that one turn may deliver; what comes after that waits for the loop to have served others.
 const TURN_BUDGET: usize = 8192;
 /// What a batch takes of the budget at least, so that programs which fail calls and make them again do not hold up the loop.
 const BATCH_COST_MIN: usize = 64;
 /// How long a closed connection is kept so that the gateway can take the last bytes, in milliseconds.
-const LINGER_MS: u64 = 2_000;
+pub(crate) const LINGER_MS: u64 = 2_000;
 
 pub(crate) struct Client {
     pub(crate) environment: Rc<Environment>,
@@ -54,10 +54,15 @@ pub(crate) struct State {
     path: PathBuf,
     sockets: Vec<Option<Socket>>,
     lingering: Vec<Lingering>,
+    pub(crate) lanes: Vec<LaneSocket>,
+    pub(crate) lingering_lanes: Vec<LingeringLane>,
+    /// How long the loop may spin for this client's lanes, in microseconds.
+    pub(crate) lane_spin_us: u64,
     timer: Option<Handle<Rc<Client>>>,
     /// When the timer fires, in milliseconds of the monotonic clock.
     timer_due_ms: Option<u64>,
-    prepare: Option<Handle<Rc<Client>>>,
+    /// Started while there will be a turn.
+    idle: Option<Handle<Rc<Client>>>,
     callbacks: Option<Callbacks>,
 }
 
@@ -67,6 +72,7 @@ enum Told {
     CallDone(CallDone),
     Connect(ConnId),
     Close { conn: ConnId, unsent: Vec<u8> },
+    LaneOffered { lane: Option<ConnId>, via: ConnId, is_first: bool },
 }
 
 /// A call that has ended, by the name that JavaScript gave it.
@@ -110,6 +116,7 @@ impl Client {
         environment: Rc<Environment>,
         session: Session,
         path: PathBuf,
+        lane_spin_us: u64,
         dispatch: Reference,
         drain: Reference,
     ) -> Option<Rc<Client>> {
@@ -125,9 +132,12 @@ impl Client {
             path,
             sockets: std::iter::repeat_with(|| None).take(pool_size).collect(),
             lingering: Vec::new(),
+            lanes: Vec::new(),
+            lingering_lanes: Vec::new(),
+            lane_spin_us,
             timer: None,
             timer_due_ms: None,
-            prepare: None,
+            idle: None,
             callbacks: Some(Callbacks { dispatch: Rc::new(dispatch), drain: Rc::new(drain), are_strong: false }),
         };
         let client = Rc::new(Client {
@@ -137,10 +147,10 @@ impl Client {
             in_turn: Cell::new(false),
         });
         let timer = Handle::timer(&environment, client.clone())?;
-        let prepare = Handle::prepare(&environment, client.clone());
+        let idle = Handle::idle(&environment, client.clone());
         let mut state = client.state.borrow_mut();
         state.timer = Some(timer);
-        state.prepare = prepare;
+        state.idle = idle;
         drop(state);
         let weak: Weak<Client> = Rc::downgrade(&client);
         environment.admit(weak);
@@ -154,8 +164,8 @@ impl Client {
             return;
         }
         let mut state = self.state.borrow_mut();
-        if let Some(prepare) = &state.prepare {
-            prepare.start_prepare(on_prepare);
+        if let Some(idle) = &state.idle {
+            idle.start_idle(on_idle);
             state.hold(true);
         }
     }
@@ -169,7 +179,7 @@ impl Client {
     }
 
     /// Serves everything that has come up.
-    fn turn(self: &Rc<Self>) {
+    pub(crate) fn turn(self: &Rc<Self>) {
         if self.environment.is_ending() || self.in_turn.replace(true) {
             return;
         }
@@ -221,17 +231,21 @@ impl Client {
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
         let shapes = &mut *self.environment.shapes.borrow_mut();
+        let mut reads_lanes = !state.lanes.is_empty();
         while !batch.is_full() {
             if let Some(settled) = state.calls.take_settled() {
                 state.add_settled(settled, batch);
                 continue;
             }
             match state.next_told() {
+                // Once only: a peer whose frames bring nothing must not hold up the others.
+                None if std::mem::take(&mut reads_lanes) && self.read_lanes(state) => {}
                 None => break,
                 Some(Told::Event(event)) => state.add_event(event, batch, shapes),
                 Some(Told::CallDone(done)) => state.add_call_done(done, batch, shapes),
                 Some(Told::Connect(conn)) => self.open(state, conn),
                 Some(Told::Close { conn, unsent }) => self.close(state, conn, unsent),
+                Some(Told::LaneOffered { lane, via, is_first }) => self.open_lane(state, lane, via, is_first),
             }
         }
     }
@@ -248,6 +262,9 @@ impl Client {
     }
 
     fn close(&self, state: &mut State, conn: ConnId, unsent: Vec<u8>) {
+        if conn.is_lane() {
+            return self.close_lane(state, conn, unsent);
+        }
         let Some(socket) = state.take_socket(conn) else { return };
         let give_up_ms = self.environment.now().mono_ms() + LINGER_MS;
         let mut lingering = Lingering { socket, unsent, written: 0, give_up_ms };
@@ -262,7 +279,14 @@ impl Client {
         let mut state = self.state.borrow_mut();
         let mut all_open = true;
         while let Some(conn) = state.session.poll_outbound() {
-            all_open &= self.write(&mut state, conn);
+            if conn.is_lane() {
+                Self::write_lane(&mut state, conn);
+            } else {
+                all_open &= self.write(&mut state, conn);
+            }
+        }
+        if !state.lanes.is_empty() {
+            Self::write_full_lanes(&mut state);
         }
         all_open
     }
@@ -296,8 +320,9 @@ impl Client {
     fn settle(&self, is_done: bool) {
         let mut state = self.state.borrow_mut();
         let now_ms = self.environment.now().mono_ms();
-        let lingers_ms = state.lingering.iter().map(|lingering| lingering.give_up_ms).min();
-        let wakeup_ms = state.session.wakeup_ms().into_iter().chain(lingers_ms).min();
+        let sockets_ms = state.lingering.iter().map(|lingering| lingering.give_up_ms).min();
+        let lanes_ms = state.lingering_lanes.iter().map(|lingering| lingering.give_up_ms).min();
+        let wakeup_ms = state.session.wakeup_ms().into_iter().chain(sockets_ms).chain(lanes_ms).min();
         let due_ms = if is_done { wakeup_ms } else { Some(now_ms) };
         match (due_ms, state.timer_due_ms) {
             (Some(due_ms), Some(set_ms)) if set_ms <= due_ms => {}
@@ -315,7 +340,16 @@ impl Client {
                 state.timer_due_ms = None;
             }
         }
-        let is_active = state.timer_due_ms.is_some() || state.sockets.iter().any(Option::is_some);
+        if let Some(timer) = &state.timer {
+            // Without a gateway, the time limits of a lane are nothing to stay alive for.
+            if state.lanes.is_empty() || !state.lingering_lanes.is_empty() || state.session.is_active() {
+                timer.make_ref();
+            } else {
+                timer.unref();
+            }
+        }
+        let is_open = state.sockets.iter().any(Option::is_some) || !state.lanes.is_empty();
+        let is_active = state.timer_due_ms.is_some() || is_open;
         state.hold(is_active);
     }
 
@@ -343,16 +377,12 @@ impl Client {
 
     fn read(&self, state: &mut State, conn: ConnId) {
         let State { session, sockets, .. } = state;
-        let Some(socket) = sockets[conn.index as usize].as_ref().filter(|socket| socket.conn == conn) else { return };
-        let mut buffer = self.environment.read_buffer.borrow_mut();
-        buffer.reserve(READ_BYTES);
-        let progress = socket.read(&mut buffer);
+        let Some(socket) = sockets[conn.index as usize].as_mut().filter(|socket| socket.conn == conn) else { return };
+        let filled = |progress: &Progress| if let Progress::Bytes(count) = progress { *count } else { 0 };
+        let (chunk, progress) = self.environment.read_into(|room| socket.read(room), filled);
         let now = self.environment.now();
         match progress {
-            Progress::Bytes(_) => {
-                let chunk = buffer.split().freeze();
-                session.handle_bytes(conn, &chunk, now);
-            }
+            Progress::Bytes(_) => session.handle_bytes(conn, &chunk, now),
             Progress::Blocked => {}
             Progress::Closed(why) => state.lose(conn, &why, now),
         }
@@ -364,14 +394,15 @@ impl Client {
             let mut state = self.state.borrow_mut();
             state.timer_due_ms = None;
             state.lingering.retain(|lingering| lingering.give_up_ms > now.mono_ms());
+            state.lingering_lanes.retain(|lingering| lingering.give_up_ms > now.mono_ms());
             state.session.handle_time(now);
         }
         self.turn();
     }
 
-    fn handle_prepare(self: &Rc<Self>) {
-        if let Some(prepare) = &self.state.borrow().prepare {
-            prepare.stop_prepare();
+    fn handle_idle(self: &Rc<Self>) {
+        if let Some(idle) = &self.state.borrow().idle {
+            idle.stop_idle();
         }
         self.turn();
     }
@@ -382,7 +413,8 @@ impl Ends for Client {
         // Taken out first: dropping handles and references may run other code of ours.
         let mut state = self.state.borrow_mut();
         let sockets: Vec<Option<Socket>> = state.sockets.iter_mut().map(Option::take).collect();
-        let taken = (sockets, std::mem::take(&mut state.lingering), state.timer.take(), state.prepare.take());
+        let lanes = (std::mem::take(&mut state.lanes), std::mem::take(&mut state.lingering_lanes));
+        let taken = (sockets, std::mem::take(&mut state.lingering), lanes, state.timer.take(), state.idle.take());
         let callbacks = state.callbacks.take();
         drop(state);
         drop((taken, callbacks));
@@ -411,11 +443,15 @@ impl State {
                     Told::CallDone(CallDone { promise, request_id, outcome, origin })
                 }
                 Output::Event(event) => Told::Event(event),
-                Output::LaneOffered { .. } => unreachable!("this client takes no lanes"),
+                Output::LaneOffered { lane, via, is_first } => Told::LaneOffered { lane, via, is_first },
                 Output::Connect(conn) => Told::Connect(conn),
                 Output::Close { conn, unsent } => Told::Close { conn, unsent },
             });
         }
+    }
+
+    pub(crate) fn socket(&mut self, conn: ConnId) -> Option<&mut Socket> {
+        self.sockets.get_mut(conn.index as usize)?.as_mut().filter(|socket| socket.conn == conn)
     }
 
     fn take_socket(&mut self, conn: ConnId) -> Option<Socket> {
@@ -480,10 +516,10 @@ unsafe extern "C" fn on_timer(raw: *mut RawHandle) {
     });
 }
 
-unsafe extern "C" fn on_prepare(raw: *mut RawHandle) {
+unsafe extern "C" fn on_idle(raw: *mut RawHandle) {
     guarded((), || {
-        // SAFETY: the callback of prepare handles, which are owned by their client.
+        // SAFETY: the callback of idle handles, which are owned by their client.
         let client = unsafe { owner_of::<Rc<Client>>(raw) };
-        client.handle_prepare();
+        client.handle_idle();
     });
 }

@@ -7,14 +7,18 @@ use crate::commands::Commands;
 use crate::node::{Env, SharedArray, Value, guarded};
 use crate::shapes::Shapes;
 use crate::tape::{TAPE_DOUBLES, TAPE_INTS};
+use crate::waiting::Waiting;
 use bro_proto::time::Now;
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use napi_sys::{self as sys, Status, uv_loop_s};
 use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
 use std::ptr::null_mut;
 use std::rc::{Rc, Weak};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// Bytes that one read may take: several times what the kernel buffers by default.
+const READ_BYTES: usize = 256 * 1024;
 
 /// Something that must not outlive the environment.
 pub(crate) trait Ends {
@@ -36,8 +40,9 @@ pub(crate) struct Environment {
     batch: Cell<Option<Batch>>,
     /// Used again and again for what JavaScript hands over.
     pub(crate) commands: Cell<Option<Commands>>,
-    /// Read into by one client at a time; slices of it are gone before the next read, so it is used again and again.
-    pub(crate) read_buffer: RefCell<BytesMut>,
+    /// Read into by one client at a time. Slices of it are usually gone before the next read: then it is used again.
+    read_room: Cell<Bytes>,
+    pub(crate) waiting: Waiting,
     started: Instant,
 }
 
@@ -68,7 +73,8 @@ impl Environment {
             shapes: RefCell::default(),
             batch: Cell::new(None),
             commands: Cell::new(None),
-            read_buffer: RefCell::new(BytesMut::new()),
+            read_room: Cell::default(),
+            waiting: Waiting::default(),
             started: Instant::now(),
         });
         let kept = Rc::into_raw(environment.clone()).cast_mut().cast::<c_void>();
@@ -135,6 +141,23 @@ impl Environment {
         self.batch.set(Some(batch));
     }
 
+    /// Has `read` fill the beginning of a buffer, and gives what it says it filled.
+    pub(crate) fn read_into<T>(
+        &self,
+        read: impl FnOnce(&mut [u8]) -> T,
+        filled: impl FnOnce(&T) -> usize,
+    ) -> (Bytes, T) {
+        let mut room = match self.read_room.take().try_into_mut() {
+            Ok(room) if room.len() == READ_BYTES => room,
+            Ok(_) | Err(_) => BytesMut::zeroed(READ_BYTES),
+        };
+        let done = read(&mut room);
+        let room = room.freeze();
+        let chunk = room.slice(..filled(&done));
+        self.read_room.set(room);
+        (chunk, done)
+    }
+
     /// Makes records and tape visible to JavaScript.
     pub(crate) fn publish(&self, batch: &Batch) {
         let shared = self.shared.borrow();
@@ -182,6 +205,7 @@ unsafe extern "C" fn clean_up(handle: sys::napi_async_cleanup_hook_handle, kept:
             }
         }
         drop(environment.shared.take());
+        environment.waiting.end();
         environment.finish_if_ended();
     });
 }

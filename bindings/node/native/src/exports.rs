@@ -38,10 +38,13 @@ struct Options {
     version: String,
     metadata: serde_json::Map<String, serde_json::Value>,
     speaks_v2: bool,
+    lanes: bool,
+    /// Microseconds that the event loop may spin before it waits, while there are lanes.
+    lane_spin_us: u64,
 }
 
 pub(crate) fn export(env: Env, exports: Value) {
-    let functions: [(&str, unsafe extern "C" fn(napi_env, napi_callback_info) -> napi_value); 13] = [
+    let functions: [(&str, unsafe extern "C" fn(napi_env, napi_callback_info) -> napi_value); 14] = [
         ("createClient", create_client),
         ("arm", arm),
         ("submit", submit),
@@ -55,6 +58,7 @@ pub(crate) fn export(env: Env, exports: Value) {
         ("useTape", use_tape),
         ("setWantsIds", set_wants_ids),
         ("clientStats", client_stats),
+        ("canCall", can_call),
     ];
     for (name, function) in functions {
         env.export(exports, name, Some(function));
@@ -89,14 +93,14 @@ unsafe extern "C" fn create_client(env: napi_env, info: napi_callback_info) -> n
             Ok(session) => session,
             Err(error) => return Some(error_text(env, &error)),
         };
-        let (session, path) = session;
+        let (session, path, lane_spin_us) = session;
         let (dispatch, drain) = (Reference::new(env, dispatch, false)?, Reference::new(env, drain, false)?);
-        let client = Client::new(environment, session, path, dispatch, drain)?;
+        let client = Client::new(environment, session, path, lane_spin_us, dispatch, drain)?;
         env.external(Rc::new(ClientHandle(client)))
     })
 }
 
-fn new_session(environment: &Environment, options: &str) -> Result<(Session, PathBuf), ErrorBody> {
+fn new_session(environment: &Environment, options: &str) -> Result<(Session, PathBuf, u64), ErrorBody> {
     let options: Options = serde_json::from_str(options)
         .map_err(|error| ErrorBody::new(ErrorCode::InvalidArgument, format!("options: {error}")))?;
     let mut config = SessionConfig::new(options.service_name);
@@ -110,9 +114,10 @@ fn new_session(environment: &Environment, options: &str) -> Result<(Session, Pat
     config.version = options.version;
     config.metadata = options.metadata;
     config.speaks_v2 = options.speaks_v2;
+    config.takes_lanes = options.lanes;
     // std's hasher has a random key for each process and each map.
     let seed = RandomState::new().hash_one(std::process::id());
-    Ok((Session::new(config, seed, environment.now())?, options.gateway_path))
+    Ok((Session::new(config, seed, environment.now())?, options.gateway_path, options.lane_spin_us))
 }
 
 /// (client): something was queued.
@@ -251,6 +256,17 @@ unsafe extern "C" fn set_wants_ids(env: napi_env, info: napi_callback_info) -> n
         let client = client_of(env, client)?;
         client.state.borrow_mut().wants_ids = env.as_int(wanted)? != 0;
         None
+    })
+}
+
+/// (client, service) => 1 where calls can be made although the gateway is away: there is a lane. Otherwise 0.
+unsafe extern "C" fn can_call(env: napi_env, info: napi_callback_info) -> napi_value {
+    entry(env, |env| {
+        let [client, service] = arguments(env, info);
+        let client = client_of(env, client)?;
+        let service = env.text(service)?;
+        let can_call = client.state.borrow().session.can_call(&service);
+        env.int(i32::from(can_call))
     })
 }
 

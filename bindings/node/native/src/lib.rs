@@ -3,6 +3,8 @@
 //! | module | subject |
 //! |---|---|
 //! | `client` | one client: a session, its sockets, its turns on Node's event loop |
+//! | `lanes`, `lane` | its lanes to other clients: shared memory beside the sockets |
+//! | `waiting` | what is done for lanes right before the loop waits |
 //! | `events`, `batch` | what the session tells, as one string and one array of numbers |
 //! | `commands`, `calls`, `quote` | what JavaScript queues, handed over in one crossing |
 //! | `tape`, `shapes`, `unfold`, `fold` | values taken apart, which JavaScript makes faster than it parses JSON |
@@ -26,6 +28,8 @@ mod events;
 mod exports;
 mod fold;
 mod gateway;
+mod lane;
+mod lanes;
 mod node;
 mod quote;
 mod shapes;
@@ -33,6 +37,7 @@ mod socket;
 mod tape;
 mod unfold;
 mod uv;
+mod waiting;
 
 use environment::Environment;
 use napi_sys::{napi_env, napi_value};

@@ -5,6 +5,8 @@
 
 use crate::environment::{Environment, OpenHandle};
 use napi_sys::uv_loop_s;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::BorrowedFd;
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ffi::{c_int, c_void};
 use std::marker::PhantomData;
@@ -24,6 +26,8 @@ pub(crate) type PollCallback = unsafe extern "C" fn(*mut RawHandle, status: c_in
 pub(crate) const READABLE: c_int = 1;
 /// The socket takes bytes.
 pub(crate) const WRITABLE: c_int = 2;
+/// The other end of the socket has hung up.
+pub(crate) const DISCONNECT: c_int = 4;
 
 unsafe extern "C" {
     fn uv_handle_size(kind: c_int) -> usize;
@@ -32,6 +36,13 @@ unsafe extern "C" {
     fn uv_close(handle: *mut RawHandle, callback: HandleCallback);
     fn uv_poll_init(uv_loop: *mut uv_loop_s, handle: *mut RawHandle, fd: c_int) -> c_int;
     fn uv_poll_start(handle: *mut RawHandle, events: c_int, callback: PollCallback) -> c_int;
+    fn uv_idle_init(uv_loop: *mut uv_loop_s, handle: *mut RawHandle) -> c_int;
+    fn uv_idle_start(handle: *mut RawHandle, callback: HandleCallback) -> c_int;
+    fn uv_idle_stop(handle: *mut RawHandle) -> c_int;
+    fn uv_ref(handle: *mut RawHandle);
+    fn uv_unref(handle: *mut RawHandle);
+    fn uv_backend_fd(uv_loop: *const uv_loop_s) -> c_int;
+    fn uv_backend_timeout(uv_loop: *const uv_loop_s) -> c_int;
     fn uv_prepare_init(uv_loop: *mut uv_loop_s, handle: *mut RawHandle) -> c_int;
     fn uv_prepare_start(handle: *mut RawHandle, callback: HandleCallback) -> c_int;
     fn uv_prepare_stop(handle: *mut RawHandle) -> c_int;
@@ -47,6 +58,7 @@ unsafe extern "C" {
 #[derive(Clone, Copy)]
 enum Kind {
     Async = 1,
+    Idle = 6,
     Poll = 8,
     Prepare = 9,
     Timer = 13,
@@ -72,7 +84,14 @@ impl<T: Clone> Handle<T> {
         Self::create(environment, Kind::Poll, owner, |raw| unsafe { uv_poll_init(environment.uv_loop(), raw, fd) })
     }
 
-    /// Is called before the loop waits.
+    /// Is called in every turn of the loop, which does not wait meanwhile. It may be started from anywhere: what starts when the loop is
+    /// past it keeps the loop from waiting, too.
+    pub(crate) fn idle(environment: &Rc<Environment>, owner: T) -> Option<Self> {
+        // SAFETY: as in `poll`.
+        Self::create(environment, Kind::Idle, owner, |raw| unsafe { uv_idle_init(environment.uv_loop(), raw) })
+    }
+
+    /// Is called before the loop waits, after everything that is idle.
     pub(crate) fn prepare(environment: &Rc<Environment>, owner: T) -> Option<Self> {
         // SAFETY: as in `poll`.
         Self::create(environment, Kind::Prepare, owner, |raw| unsafe { uv_prepare_init(environment.uv_loop(), raw) })
@@ -121,6 +140,30 @@ impl<T: Clone> Handle<T> {
         unsafe { uv_poll_start(self.raw.as_ptr(), events, callback) == 0 }
     }
 
+    /// The handle does not keep the process alive.
+    pub(crate) fn unref(&self) {
+        // SAFETY: a live handle.
+        unsafe { uv_unref(self.raw.as_ptr()) };
+    }
+
+    /// The handle keeps the process alive, as all do at first.
+    pub(crate) fn make_ref(&self) {
+        // SAFETY: a live handle.
+        unsafe { uv_ref(self.raw.as_ptr()) };
+    }
+
+    /// For handles of [`Handle::idle`].
+    pub(crate) fn start_idle(&self, callback: HandleCallback) {
+        // SAFETY: a live idle handle; it cannot fail with a callback.
+        unsafe { uv_idle_start(self.raw.as_ptr(), callback) };
+    }
+
+    /// For handles of [`Handle::idle`].
+    pub(crate) fn stop_idle(&self) {
+        // SAFETY: a live idle handle.
+        unsafe { uv_idle_stop(self.raw.as_ptr()) };
+    }
+
     /// For handles of [`Handle::prepare`].
     pub(crate) fn start_prepare(&self, callback: HandleCallback) {
         // SAFETY: a live prepare handle; it cannot fail with a callback.
@@ -152,6 +195,21 @@ impl<T: Clone> Handle<T> {
     pub(crate) fn waker(&self) -> Waker {
         Waker(self.raw)
     }
+}
+
+/// Whether the loop is about to wait: no timer is due, nothing idle is to be called, and no descriptor that it watches is ready. One
+/// system call.
+pub(crate) fn would_wait(environment: &Environment) -> bool {
+    // SAFETY: functions that only look at the loop of the running environment.
+    let (timeout_ms, backend) =
+        unsafe { (uv_backend_timeout(environment.uv_loop()), uv_backend_fd(environment.uv_loop())) };
+    if timeout_ms == 0 || backend < 0 {
+        return false;
+    }
+    // SAFETY: the loop keeps its descriptor open for as long as it lives.
+    let backend = unsafe { BorrowedFd::borrow_raw(backend) };
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    matches!(poll(&mut [PollFd::from_borrowed_fd(backend, PollFlags::IN)], Some(&now)), Ok(0))
 }
 
 impl<T> Drop for Handle<T> {

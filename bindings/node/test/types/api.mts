@@ -77,7 +77,7 @@ new IPCClient({ serviceName: "order-service", serializer: "msgpack", poolSize: 4
 new IPCClient({ gatewayPath: "/tmp/x.sock" });
 // @ts-expect-error and that is a string
 new IPCClient({ serviceName: 7, gatewayPath: "/tmp/x.sock" });
-new IPCClient({ serviceName: "order-service", protocol: 1, lanes: false, laneSpin: 50 });
+new IPCClient({ serviceName: "order-service", protocol: 1, lanes: false, laneSpinUs: 50 });
 new IPCServer({ socketPath: "/tmp/x.sock", protocol: "auto", lanes: "always" });
 // @ts-expect-error there is no version 3
 new IPCClient({ serviceName: "order-service", protocol: 3 });

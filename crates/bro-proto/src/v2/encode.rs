@@ -55,28 +55,30 @@ pub fn call_head(out: &mut Vec<u8>, call: &CallHead<'_>, payload_bytes: usize) {
     out.extend_from_slice(call.section);
 }
 
-/// Completes a CALL in place, on its way from the gateway to the callee.
+/// Completes a CALL in place, on its way from the gateway to the callee. Flags and spare bytes are the caller's no longer.
 ///
 /// # Panics
 /// When `frame` is no whole CALL or NOTIFY: a defect of the caller.
 #[inline]
 pub fn complete_call(frame: &mut [u8], id: u64, origin: u64, root: u64, peer: u32, timeout_ms: u32) {
     let head: &mut [u8; CALL_HEAD_BYTES] = frame.first_chunk_mut().expect("a whole call");
+    head[6] = 0;
     head[8..16].copy_from_slice(&id.to_le_bytes());
     head[16..24].copy_from_slice(&origin.to_le_bytes());
     head[24..32].copy_from_slice(&root.to_le_bytes());
     head[32..36].copy_from_slice(&peer.to_le_bytes());
     head[36..40].copy_from_slice(&timeout_ms.to_le_bytes());
+    head[42..44].fill(0);
 }
 
-/// Readdresses a RESPONSE or an ERROR in place, on its way from the gateway to the caller.
+/// Readdresses a RESPONSE or an ERROR in place, on its way from the gateway to the caller. No flag of the callee's is passed on.
 ///
 /// # Panics
 /// When `frame` has no whole header: a defect of the caller.
 #[inline]
 pub fn readdress(frame: &mut [u8], id: u64) {
     let head: &mut [u8; HEAD_BYTES] = frame.first_chunk_mut().expect("a whole frame");
-    head[6] &= !FLAG_FROM_GATEWAY;
+    head[6] = 0;
     head[8..16].copy_from_slice(&id.to_le_bytes());
 }
 

@@ -1,6 +1,8 @@
 //! A driver made of vectors: what the router told it, frame by frame.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod v2_peers;
+
 use bro_proto::Now;
 use bro_proto::v1::Encoding;
 use bro_proto::v2;

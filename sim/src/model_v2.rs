@@ -1,0 +1,192 @@
+//! What must come of frames of version 2, and which calls end with another.
+
+use crate::model::{Flight, Phase, World};
+use crate::network::Id;
+use crate::wire_v2::{self, Body, Call, Frame, Section};
+use bro_proto::limits::{CALL_TIMEOUT_MAX_MS, CHAIN_LEN_MAX, GATEWAY_SERVICE};
+use bro_router::PeerId;
+use serde_json::Value;
+
+/// A call that has been given up, until the present input is judged.
+#[derive(Debug)]
+pub(crate) struct Ending {
+    pub(crate) flight: Flight,
+    /// What the callee may be told as the reason, while it has to be told.
+    pub(crate) cancel_due: Option<Vec<u8>>,
+    /// The code with which the caller has to be answered.
+    pub(crate) answer_due: Option<&'static str>,
+}
+
+/// What a CALL or a NOTIFY of version 2 must come to.
+#[derive(Debug, Default)]
+pub(crate) struct Prospect {
+    pub(crate) to: String,
+    pub(crate) refusals: Vec<&'static str>,
+    /// Serial of the call that it is made for.
+    pub(crate) parent: Option<u64>,
+    /// The context that it goes on with; `None` when its chain begins.
+    pub(crate) section: Option<Section>,
+    pub(crate) timeout_ms: u64,
+}
+
+impl World {
+    /// Whether a frame of version 2 must cost its sender the connection.
+    pub(crate) fn is_violation(&self, peer: PeerId, frame: &Frame) -> bool {
+        let connection = &self.connections[&peer];
+        if !connection.speaks_v2 {
+            return true;
+        }
+        match &frame.body {
+            Body::Call(call) => {
+                let is_unbound = connection.routes.len() <= call.peer as usize;
+                let id = Id::Number(frame.id);
+                let is_taken = self.flights.iter().any(|flight| flight.caller == peer && flight.id == id)
+                    || self.inquiries.contains(&(peer, id));
+                is_unbound || frame.kind == wire_v2::CALL && (frame.id == 0 || is_taken)
+            }
+            Body::Name(_) if frame.kind == wire_v2::RESOLVE => {
+                frame.id > connection.routes.len() as u64 || frame.id >= 1024
+            }
+            _ => false,
+        }
+    }
+
+    pub(crate) fn prospect(&self, caller: PeerId, call: &Call) -> Prospect {
+        let connection = &self.connections[&caller];
+        let Some(to) = connection.routes.get(call.peer as usize).filter(|_| connection.speaks_v2) else {
+            return Prospect::default();
+        };
+        let asked_ms = if call.timeout_ms == 0 { self.config.call_timeout_ms } else { u64::from(call.timeout_ms) };
+        let mut prospect =
+            Prospect { to: to.clone(), timeout_ms: asked_ms.min(CALL_TIMEOUT_MAX_MS), ..Prospect::default() };
+        if to == GATEWAY_SERVICE {
+            return prospect;
+        }
+        let mut codes = self.refusals_of_target(caller, to);
+        if let Some(section) = &call.section {
+            prospect.section = Some(section.clone());
+        } else if call.origin != 0 {
+            match self.parent(caller, call.origin) {
+                None => codes.push("CANCELLED"),
+                Some((parent, context)) => {
+                    let mut section = context.clone();
+                    section.chain.push(to.clone());
+                    section.depth += 1;
+                    if section.chain.len() > CHAIN_LEN_MAX {
+                        codes.push("MAX_DEPTH_EXCEEDED");
+                    }
+                    prospect.parent = Some(parent.serial);
+                    let left_ms = parent.deadline_ms.saturating_sub(self.now.mono_ms());
+                    prospect.timeout_ms = prospect.timeout_ms.min(left_ms);
+                    prospect.section = Some(section);
+                }
+            }
+        }
+        if prospect.section.as_ref().is_some_and(|section| section.depth > self.config.depth_max) {
+            codes.push("MAX_DEPTH_EXCEEDED");
+        }
+        prospect.refusals = codes;
+        prospect
+    }
+
+    /// The call that the caller's service works on under this number of the gateway's.
+    fn parent(&self, caller: PeerId, number: u64) -> Option<(&Flight, &Section)> {
+        let is_it = |flight: &&Flight| {
+            flight.callee_id == Id::Number(number) && self.names.get(&flight.callee) == self.names.get(&caller)
+        };
+        let flight = self.flights.iter().find(is_it)?;
+        Some((flight, flight.context.as_ref()?))
+    }
+
+    /// The error codes with which a call to that service may be refused because of the callee, or of the number of calls.
+    pub(crate) fn refusals_of_target(&self, caller: PeerId, to: &str) -> Vec<&'static str> {
+        let mut codes = Vec::new();
+        if self.phase != Phase::Running {
+            codes.push("SHUTTING_DOWN");
+        }
+        let Some(service) = self.services.get(to) else {
+            codes.push("SERVICE_NOT_FOUND");
+            return codes;
+        };
+        let own = self.flights.iter().filter(|flight| flight.caller == caller).count();
+        if self.flights.len() >= self.config.in_flight_max || own >= self.config.in_flight_per_peer_max {
+            codes.push("RESOURCE_EXHAUSTED");
+        }
+        let instances = || service.instances.keys().map(|peer| &self.connections[peer]);
+        if instances().all(|peer| peer.is_leaving) {
+            codes.push("SHUTTING_DOWN");
+        } else if instances().all(|peer| peer.is_leaving || peer.held > self.config.queue_calls_bytes_max) {
+            codes.push("OVERLOADED");
+        }
+        codes
+    }
+
+    /// A call ends without its callee, and all that were made for it: each caller is to be told, and each callee.
+    pub(crate) fn give_up(&mut self, serial: u64, reason: u8, answer: Option<&'static str>) {
+        let mut ending = vec![(serial, reason, answer)];
+        while let Some((serial, reason, answer)) = ending.pop() {
+            let Some(at) = self.flights.iter().position(|flight| flight.serial == serial) else { continue };
+            let flight = self.flights.swap_remove(at);
+            let children = self.flights.iter().filter(|other| other.parent == Some(serial));
+            ending.extend(children.map(|child| (child.serial, 0, Some("CANCELLED"))));
+            let is_caller_there = self.connections.contains_key(&flight.caller);
+            let mut cancel_due = None;
+            if self.connections.contains_key(&flight.callee) {
+                match &flight.callee_id {
+                    Id::Text(id) => drop(self.abandoned.insert((flight.callee, id.clone()))),
+                    // Of those that end with their caller, some are reached from above first.
+                    Id::Number(_) if !is_caller_there => cancel_due = Some(vec![0, 2]),
+                    Id::Number(_) => cancel_due = Some(vec![reason]),
+                }
+            }
+            if reason == 0 && answer.is_some() {
+                self.saw("cascade");
+            }
+            let answer_due = answer.filter(|_| is_caller_there);
+            self.endings.push(Ending { flight, cancel_due, answer_due });
+        }
+    }
+
+    /// CANCEL: the caller waits no longer.
+    pub(crate) fn cancelled(&mut self, caller: PeerId, number: u64, flags: u8) {
+        let id = Id::Number(number);
+        if let Some(flight) = self.flights.iter().find(|flight| flight.caller == caller && flight.id == id) {
+            let reason = [0, 1, 2, 0][usize::from(flags & 3)];
+            let serial = flight.serial;
+            self.saw("cancel");
+            self.give_up(serial, reason, None);
+        } else if let Some(at) = self.inquiries.iter().position(|(peer, own)| *peer == caller && *own == id) {
+            self.saw("cancel of an inquiry");
+            self.inquiries.swap_remove(at);
+        } else {
+            self.saw("cancel of nothing");
+        }
+    }
+
+    /// Whether all has been said about the calls that were given up.
+    pub(crate) fn check_endings(&mut self) -> Result<(), String> {
+        for Ending { flight, cancel_due, answer_due } in self.endings.drain(..) {
+            if cancel_due.is_some() && self.connections.contains_key(&flight.callee) {
+                return Err(format!("the callee is not told that it was given up: {flight:?}"));
+            }
+            if answer_due.is_some() && self.connections.contains_key(&flight.caller) {
+                return Err(format!("the caller is not told {answer_due:?} of {flight:?}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The value of a payload, `None` when there is none; an error when it is not one value.
+pub(crate) fn value_of(codec: u8, payload: &[u8]) -> Result<Option<Value>, ()> {
+    match codec {
+        0 => Ok(None),
+        1 => serde_json::from_slice(payload).map(Some).map_err(drop),
+        2 => {
+            let mut reader = rmp_serde::Deserializer::new(std::io::Cursor::new(payload));
+            let value = serde::Deserialize::deserialize(&mut reader).map_err(drop)?;
+            if reader.position() == payload.len() as u64 { Ok(Some(value)) } else { Err(()) }
+        }
+        _ => Err(()),
+    }
+}
