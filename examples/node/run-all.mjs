@@ -222,6 +222,44 @@ const examples = {
       expect(/not tried again: METHOD_NOT_FOUND/.test(output), output);
     });
   },
+  async "service-cancellation"(name) {
+    await withGateway(async (server) => {
+      const output = await start(name).finish();
+      expect(/^2 pages$/m.test(output), output);
+      expect(/^given up: CANCELLED$/m.test(output) && /^late: TIMEOUT$/m.test(output), output);
+      expect(output.match(/^report withdrawn: (CANCELLED|TIMEOUT)$/gm)?.length === 2, output);
+      expect(output.match(/^rendering stops: (CANCELLED|TIMEOUT)$/gm)?.length === 2, output);
+      expect(server.stats().inFlight === 0, "nothing is left");
+    });
+  },
+  async "service-notifications"(name) {
+    await withGateway(async (server) => {
+      const output = await start(name).finish();
+      const lines = [
+        "2 sent",
+        "ada: looked around (web -> audit-service)",
+        "ada: order placed (web -> order-service -> audit-service)",
+        "{ id: 7 }",
+      ];
+      expect(output.trim().split("\n").sort().join("\n") === lines.join("\n"), output);
+      expect(server.stats().counters.notificationsDropped === 1, "that to nobody was dropped");
+    });
+  },
+  async "service-graceful-shutdown"(name) {
+    await withGateway(() =>
+      withClient(async (client) => {
+        const service = start(name);
+        await service.until(/^ready$/m);
+        const calls = [300, 400].map((rows) => client.call("import-service", "import", { rows }));
+        await service.until(/^importing 400 rows$/m);
+        const ended = service.end();
+        await service.until(/^leaving, with 2 in work$/m);
+        const results = await Promise.all(calls);
+        expect(results.map(({ rows }) => rows).join() === "300,400", JSON.stringify(results));
+        expect(/imported 400 rows\nleft in order/.test(await ended), "it finishes first");
+      }),
+    );
+  },
   async "best-practices"(name) {
     const output = await start(name).finish();
     const lines = [

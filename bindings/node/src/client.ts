@@ -1,10 +1,12 @@
 import { decodeMsgpack, messageOf, reviveBinary } from "./codec";
-import { type Running, running } from "./context";
-import { TypedEmitter } from "./emitter";
+import { running, textOf } from "./context";
+import { asyncDispose, TypedEmitter } from "./emitter";
 import { IPCError, IPCErrorCode } from "./errors";
+import { cancelled, errorOf, pointless, stillAtWork } from "./failures";
 import {
   type Addon,
   addon,
+  CommandKind,
   checked,
   Flag,
   type NativeClient,
@@ -12,13 +14,19 @@ import {
   RECORD_INTS,
   RecordKind,
 } from "./native";
-import { type ClientOptions, clientOptions, invalid, time } from "./options";
+import { type ClientOptions, clientOptions, invalid, nativeClientOptions, time } from "./options";
 import { type PendingCall, PendingCalls, Settlers } from "./pending";
 import { CommandQueue } from "./queue";
-import { type Service, serviceOf } from "./service";
+import { Requests } from "./requests";
+import { Routes } from "./routes";
+import { facadeOf, type Notifier, type Service } from "./service";
+import { requestOf } from "./signal";
 import { canCompile, type TapeReader, tapeReader } from "./tape";
 import type {
   CallOptions,
+  ClientStats,
+  DisconnectOptions,
+  DrainOptions,
   GatewayErrorEvent,
   IPCClientConfig,
   IPCClientEvents,
@@ -26,15 +34,14 @@ import type {
   MethodHandler,
 } from "./types";
 
-/** Before Node 18.18 there is none: then the method has a symbol that nobody asks for. */
-const asyncDispose: typeof Symbol.asyncDispose = Symbol.asyncDispose ?? Symbol("Symbol.asyncDispose");
-/** What a stack that is sent to a caller may have at most, in characters. */
-const STACK_LENGTH_MAX = 8192;
+/** What the native side waits for handlers at most, in milliseconds. */
+const DRAIN_TIMEOUT_MS = 30_000;
 const NO_VALUES: unknown[] = [];
 
 /** Everything that is neither a result nor a request; see `native/src/events.rs`. */
 type SessionEvent =
-  | { event: "connected" | "registered" | "already-connected" }
+  | { event: "connected" | "registered" | "already-connected" | "gateway-draining" }
+  | { event: "drained"; in_work: number }
   | { event: "disconnected"; reason: string }
   | { event: "reconnecting"; attempt: number; delay_ms: number; error: NativeFailure }
   | { event: "connect-failed" | "gateway-error" | "error"; error: NativeFailure };
@@ -63,19 +70,15 @@ export class IPCClient extends TypedEmitter<IPCClientEvents> {
   private readonly queue: CommandQueue;
   private readonly pending = new PendingCalls();
   private readonly settlers = new Settlers();
-  /** By the number that the native side knows a method by. Numbers are not used again. */
-  private readonly handlers: ({ method: string; handler: MethodHandler } | undefined)[] = [];
-  private readonly handlerNumbers = new Map<string, number>();
-  private nextHandler = 0;
-  /** By the slot that the native side gave them. */
-  private readonly requests: (Running | undefined)[] = [];
-  private readonly routes = new Map<string, Map<string, number>>();
-  /** The route of the latest call, often that of the next as well. */
-  private latestRoute: { service: string; method: string; route: number } = { service: "", method: "", route: -1 };
+  private readonly requests: Requests;
+  private readonly routes = new Routes((service, method) => addon().addRoute(this.native, service, method));
   private connected = false;
   private wantsIds = false;
   private connecting: Waiting[] = [];
   private disconnecting: Waiting[] = [];
+  private draining: Waiting[] = [];
+  /** Connected, or about to be: there may be calls to finish. */
+  private isJoined = false;
   // The native side keeps these weakly while nothing is going on, so they are kept here.
   private readonly callbacks: { dispatch: Parameters<Addon["createClient"]>[1]; drain: () => void };
 
@@ -84,12 +87,16 @@ export class IPCClient extends TypedEmitter<IPCClientEvents> {
     super();
     this.config = clientOptions(config);
     this.queue = new CommandQueue(() => this.native, this.config.serializer);
+    this.requests = new Requests(this, this.queue, this.config.contextTracking, {
+      log: (message, payload) => this.log(message, payload),
+      executed: (method, requestId, error) => this.executed(method, requestId, error),
+    });
     this.callbacks = {
       dispatch: (...batch) => this.dispatch(...batch),
       drain: this.queue.drain,
     };
     const { dispatch, drain } = this.callbacks;
-    this.native = checked(addon().createClient(JSON.stringify(this.config), dispatch, drain));
+    this.native = checked(addon().createClient(nativeClientOptions(this.config), dispatch, drain));
     this.listenersChanged();
   }
 
@@ -101,6 +108,7 @@ export class IPCClient extends TypedEmitter<IPCClientEvents> {
     return new Promise((resolve, reject) => {
       this.connecting.push({ resolve, reject });
       if (this.connecting.length > 1) return;
+      this.isJoined = true;
       this.log("connecting", { gatewayPath: this.config.gatewayPath });
       this.queue.drain();
       addon().connect(this.native);
@@ -109,9 +117,50 @@ export class IPCClient extends TypedEmitter<IPCClientEvents> {
 
   /**
    * Leaves the gateway: calls that wait are rejected with `CONNECTION_LOST`, the callers of requests in work are told
-   * `SHUTTING_DOWN`. Resolves when that is done. The client can be connected again.
+   * `SHUTTING_DOWN`, and their handlers' signals abort. Resolves when that is done. The client can be connected again.
+   *
+   * With `{ drain: true }`, or a number of milliseconds, it takes no more calls first, and finishes those in work; what is
+   * not finished in time ends as above. See {@link drain}.
    */
-  disconnect(): Promise<void> {
+  disconnect(options?: DisconnectOptions): Promise<void> {
+    const drain = options?.drain;
+    if (drain === undefined || drain === false || drain === 0) return this.leave();
+    return this.drain(drain === true ? {} : { timeout: drain }).then(
+      () => this.leave(),
+      (error) => (error.code === IPCErrorCode.TIMEOUT ? this.leave() : Promise.reject(error)),
+    );
+  }
+
+  /**
+   * Leaves the round without dropping a call: asks the gateway to send no more calls here, and resolves when every handler has
+   * finished. Other instances of this service go on; where there are none, callers are told `SHUTTING_DOWN`. This client's own calls
+   * go on. {@link disconnect} should follow, and takes it back; it can do both, by `{ drain: true }`.
+   *
+   * Gateways of version 1 cannot be asked: then it only waits for the handlers that run. Drains that overlap end together.
+   *
+   * @throws {@link IPCError} `TIMEOUT` when handlers are still at work after `timeout` milliseconds
+   */
+  drain(options?: DrainOptions): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const timeoutMs = Math.min(time("timeout", options?.timeout, DRAIN_TIMEOUT_MS, 1), DRAIN_TIMEOUT_MS);
+      if (!this.isJoined) return resolve();
+      const timer = setTimeout(() => {
+        this.draining = this.draining.filter((other) => other !== waiting);
+        reject(stillAtWork());
+      }, timeoutMs);
+      const end = (settle: () => void) => {
+        clearTimeout(timer);
+        settle();
+      };
+      const waiting: Waiting = { resolve: () => end(resolve), reject: (error) => end(() => reject(error)) };
+      this.draining.push(waiting);
+      this.queue.drain();
+      addon().finishRequests(this.native);
+    });
+  }
+
+  private leave(): Promise<void> {
+    this.isJoined = false;
     return new Promise((resolve, reject) => {
       const willTell = this.connected || this.connecting.length > 0;
       this.queue.drain();
@@ -130,22 +179,15 @@ export class IPCClient extends TypedEmitter<IPCClientEvents> {
   registerMethod(methodName: string, handler: MethodHandler): void {
     if (typeof methodName !== "string") throw invalid("the name of a method must be a string");
     if (typeof handler !== "function") throw invalid(`the handler of ${methodName} must be a function`);
-    const known = this.handlerNumbers.get(methodName);
-    const number = known ?? this.nextHandler++;
-    if (known === undefined) {
+    this.requests.add(methodName, handler, (number) => {
       checked(addon().registerMethod(this.native, methodName, number));
-      this.handlerNumbers.set(methodName, number);
-    }
-    this.handlers[number] = { method: methodName, handler };
+    });
     this.log("method registered", { method: methodName });
   }
 
   /** Lets callers of this method be told `METHOD_NOT_FOUND` from now on. Requests in work go on. */
   unregisterMethod(methodName: string): void {
-    const number = this.handlerNumbers.get(methodName);
-    if (number === undefined) return;
-    this.handlerNumbers.delete(methodName);
-    this.handlers[number] = undefined;
+    if (!this.requests.remove(methodName)) return;
     addon().unregisterMethod(this.native, methodName);
     this.log("method removed", { method: methodName });
   }
@@ -153,7 +195,8 @@ export class IPCClient extends TypedEmitter<IPCClientEvents> {
   /**
    * Calls a method of another service.
    *
-   * In a handler, the call continues the chain of the call that the handler answers, and ends with it at the latest.
+   * In a handler, the call continues the chain of the call that the handler answers, and ends with it at the latest: it is given up
+   * when that is, with the code `CANCELLED`, and so is whatever the callee has called for it.
    *
    * @param contextOrOptions a context to continue instead, or options of this call
    * @returns what the method returned
@@ -165,17 +208,43 @@ export class IPCClient extends TypedEmitter<IPCClientEvents> {
     params?: any,
     contextOrOptions?: IPCContext | CallOptions,
   ): Promise<T> {
+    return this.begin<T>(CommandKind.Call, targetService, method, params, contextOrOptions);
+  }
+
+  /**
+   * Calls a method of another service without waiting for it, or learning how it went: resolves when the notification is on its
+   * way. It is dropped where it cannot be delivered. The handler runs as for a call, and nobody is told what it returns or throws.
+   * Like a call, it continues the chain of the handler that sends it; `timeout` is how long the receiving handler may take.
+   *
+   * @throws {@link IPCError} for what this side finds out: `NOT_CONNECTED`, `SERIALIZATION_FAILED`, `OVERLOADED` and the like. That
+   * there is no such service is not told.
+   */
+  notify(
+    targetService: string,
+    method: string,
+    params?: any,
+    contextOrOptions?: IPCContext | CallOptions,
+  ): Promise<void> {
+    return this.begin<void>(CommandKind.Notify, targetService, method, params, contextOrOptions);
+  }
+
+  private begin<T>(
+    kind: CommandKind.Call | CommandKind.Notify,
+    service: string,
+    method: string,
+    params: unknown,
+    contextOrOptions: IPCContext | CallOptions | undefined,
+  ): Promise<T> {
     const promise = new Promise<T>(this.settlers.take);
     const { resolve, reject } = this.settlers;
     // A lane needs no gateway.
-    if (!this.connected && !(typeof targetService === "string" && addon().canCall(this.native, targetService))) {
-      const details = { service: targetService, method };
-      reject(new IPCError("Not connected to Gateway", IPCErrorCode.NOT_CONNECTED, details));
+    if (!this.connected && !(typeof service === "string" && addon().canCall(this.native, service))) {
+      reject(new IPCError("Not connected to Gateway", IPCErrorCode.NOT_CONNECTED, { service, method }));
       return promise;
     }
-    const call: PendingCall = { resolve, reject, service: targetService, method, release: undefined };
+    const call: PendingCall = { resolve, reject, service, method, release: undefined };
     try {
-      this.start(call, params, contextOrOptions);
+      this.start(kind, call, params, contextOrOptions);
     } catch (error) {
       reject(error as Error);
     }
@@ -187,12 +256,20 @@ export class IPCClient extends TypedEmitter<IPCClientEvents> {
    * `client.service<UserApi>("user-service").getUser({ id: 7 })`.
    */
   service<Api = Record<string, (params?: any) => any>>(serviceName: string): Service<Api> {
-    return serviceOf<Api>(this, serviceName);
+    return facadeOf((method, params, contextOrOptions) => this.call(serviceName, method, params, contextOrOptions));
+  }
+
+  /**
+   * The same for notifications: `client.notifier<AuditApi>("audit").record({ line: "order placed" })` resolves when it is on its way,
+   * see {@link notify}.
+   */
+  notifier<Api = Record<string, (params?: any) => any>>(serviceName: string): Notifier<Api> {
+    return facadeOf((method, params, contextOrOptions) => this.notify(serviceName, method, params, contextOrOptions));
   }
 
   /** The names of the methods that others can call. */
   getRegisteredMethods(): string[] {
-    return [...this.handlerNumbers.keys()];
+    return this.requests.methods;
   }
 
   /** Whether this client is connected and registered. */
@@ -213,8 +290,13 @@ export class IPCClient extends TypedEmitter<IPCClientEvents> {
       registered: this.connected,
       serviceName: this.config.serviceName,
       pendingRequests: this.pending.size,
-      registeredMethods: this.handlerNumbers.size,
+      registeredMethods: this.requests.methodCount,
     };
+  }
+
+  /** Figures for monitoring. */
+  stats(): ClientStats {
+    return JSON.parse(addon().clientStats(this.native));
   }
 
   protected override listenersChanged(): void {
@@ -227,7 +309,12 @@ export class IPCClient extends TypedEmitter<IPCClientEvents> {
     addon().setWantsIds(this.native, wanted ? 1 : 0);
   }
 
-  private start(call: PendingCall, params: unknown, contextOrOptions: IPCContext | CallOptions | undefined): void {
+  private start(
+    kind: CommandKind.Call | CommandKind.Notify,
+    call: PendingCall,
+    params: unknown,
+    contextOrOptions: IPCContext | CallOptions | undefined,
+  ): void {
     const { service, method } = call;
     if (typeof service !== "string" || typeof method !== "string") {
       throw invalid("the names of the service and of the method must be strings");
@@ -238,6 +325,8 @@ export class IPCClient extends TypedEmitter<IPCClientEvents> {
     if (contextOrOptions !== undefined && contextOrOptions !== null) {
       if ("root" in contextOrOptions || "chain" in contextOrOptions) {
         context = contextOrOptions as IPCContext;
+        // That of our own requests is not for this: what is called for them ends with them anyway.
+        if (requestOf(context) === undefined) signal = context.signal;
       } else {
         ({ context, signal } = contextOrOptions);
         timeoutMs = time("timeout", contextOrOptions.timeout, -1, 1);
@@ -247,60 +336,65 @@ export class IPCClient extends TypedEmitter<IPCClientEvents> {
     let parentSlot = -1;
     let parentGeneration = 0;
     let contextText = "";
-    const parent = running.getStore();
-    if (parent !== undefined && (context === undefined || context === parent.context)) {
+    const parent = context === undefined ? running.getStore() : requestOf(context);
+    let parentSignal: AbortSignal | undefined;
+    if (parent !== undefined) {
+      if (parent.givenUp !== undefined) throw pointless(call, parent.givenUp);
       if (parent.inWork && parent.owner === this) {
         parentSlot = parent.slot;
         parentGeneration = parent.generation;
       } else {
         contextText = textOf(parent.context);
+        // Another client's: nobody else would know what this call is made for.
+        if (parent.inWork && kind === CommandKind.Call) parentSignal = parent.signal;
       }
     } else if (context !== undefined) {
       contextText = textOf(context);
     }
-    const route = this.route(service, method);
+    const route = this.routes.number(service, method);
     const routeText = route === -1 ? JSON.stringify([service, method]) : "";
     const slot = this.pending.add(call);
     const generation = this.pending.generationOf(slot);
     try {
-      this.queue.call(slot, generation, route, routeText, params, timeoutMs, parentSlot, parentGeneration, contextText);
+      this.queue.call(
+        kind,
+        slot,
+        generation,
+        route,
+        routeText,
+        params,
+        timeoutMs,
+        parentSlot,
+        parentGeneration,
+        contextText,
+      );
     } catch (error) {
       this.pending.take(slot, generation);
       throw error;
     }
-    if (signal !== undefined) this.follow(signal, call, slot, generation);
-    if (this.wantsIds && this.isLogging()) this.log("call sent", { service, method });
+    if (kind === CommandKind.Call) {
+      if (signal !== undefined) this.follow(signal, call, slot, generation);
+      if (parentSignal !== undefined) this.follow(parentSignal, call, slot, generation);
+    }
+    if (this.wantsIds && this.isLogging()) {
+      this.log(kind === CommandKind.Call ? "call sent" : "notification sent", { service, method });
+    }
   }
 
   /** Gives the call up when the signal aborts. */
   private follow(signal: AbortSignal, call: PendingCall, slot: number, generation: number): void {
     const abort = () => {
       if (this.pending.take(slot, generation) === undefined) return;
+      call.release?.();
       this.queue.cancel(slot, generation);
       call.reject(cancelled(call, signal));
     };
     signal.addEventListener("abort", abort, { once: true });
-    call.release = () => signal.removeEventListener("abort", abort);
-  }
-
-  /** The number that the native side knows this service and method by; -1 when it knows too many. */
-  private route(service: string, method: string): number {
-    const { latestRoute: latest } = this;
-    if (latest.service === service && latest.method === method && latest.route !== -1) return latest.route;
-    let methods = this.routes.get(service);
-    let route = methods?.get(method);
-    if (route !== undefined) {
-      this.latestRoute = { service, method, route };
-      return route;
-    }
-    route = addon().addRoute(this.native, service, method);
-    if (route === -1) return route;
-    if (methods === undefined) {
-      methods = new Map();
-      this.routes.set(service, methods);
-    }
-    methods.set(method, route);
-    return route;
+    const { release } = call;
+    call.release = () => {
+      release?.();
+      signal.removeEventListener("abort", abort);
+    };
   }
 
   /** Takes what one wakeup brought. */
@@ -352,12 +446,11 @@ export class IPCClient extends TypedEmitter<IPCClientEvents> {
         case RecordKind.Request: {
           const context = (records[base]! & Flag.TapeContext ? tape.read() : values[at++]) as IPCContext;
           const requestId = wantsIds ? (values[at++] as string) : undefined;
-          const handler = records[base + 3]!;
-          this.receive(slot, generation, handler, context, value, base, requestId);
+          this.requests.receive(slot, generation, context, value, base, requestId);
           break;
         }
         case RecordKind.Expired:
-          this.expire(slot, generation, values[at++] as string);
+          this.requests.expire(slot, generation, values[at++] as string);
           break;
         default:
           this.tell(values[at++] as SessionEvent);
@@ -378,11 +471,12 @@ export class IPCClient extends TypedEmitter<IPCClientEvents> {
       const result = value(base);
       call?.release?.();
       call?.resolve(result);
-      if (requestId !== undefined) this.responseReceived(requestId, true, undefined);
+      // That of a notification is empty: it has no response.
+      if (requestId) this.responseReceived(requestId, true, undefined);
     } catch (error) {
       call?.release?.();
       call?.reject(error as Error);
-      if (requestId !== undefined) this.responseReceived(requestId, false, messageOf(error));
+      if (requestId) this.responseReceived(requestId, false, messageOf(error));
     }
   }
 
@@ -404,75 +498,7 @@ export class IPCClient extends TypedEmitter<IPCClientEvents> {
     if (this.isLogging()) this.log("response received", payload);
   }
 
-  /** Runs the handler of a request. */
-  private receive(
-    slot: number,
-    generation: number,
-    number: number,
-    context: IPCContext,
-    value: (base: number) => unknown,
-    base: number,
-    requestId: string | undefined,
-  ): void {
-    const entry = number === -1 ? undefined : this.handlers[number];
-    const method = entry?.method ?? "";
-    const request: Running = { owner: this, context, slot, generation, method, requestId, inWork: true };
-    this.requests[slot] = request;
-    let outcome: unknown;
-    try {
-      const params = value(base);
-      if (entry === undefined) throw new IPCError("the method was just removed", IPCErrorCode.METHOD_NOT_FOUND);
-      const { handler } = entry;
-      outcome = this.config.contextTracking ? running.run(request, handler, params, context) : handler(params, context);
-      if (
-        typeof outcome === "object" &&
-        outcome !== null &&
-        typeof (outcome as PromiseLike<unknown>).then === "function"
-      ) {
-        (outcome as PromiseLike<unknown>).then(
-          (result) => this.answer(request, result),
-          (error) => this.fail(request, error),
-        );
-        return;
-      }
-    } catch (error) {
-      this.fail(request, error);
-      return;
-    }
-    this.answer(request, outcome);
-  }
-
-  private answer(request: Running, result: unknown): void {
-    if (!request.inWork) return;
-    try {
-      this.queue.result(request.slot, request.generation, result);
-    } catch (error) {
-      this.fail(request, error);
-      return;
-    }
-    this.finish(request, undefined);
-  }
-
-  private fail(request: Running, thrown: unknown): void {
-    if (!request.inWork) return;
-    const message = messageOf(thrown);
-    this.queue.failure(request.slot, request.generation, { message, code: codeOf(thrown), stack: stackOf(thrown) });
-    this.finish(request, message);
-  }
-
-  /** A request needs no answer any more; whoever works on it may go on. */
-  private expire(slot: number, generation: number, reason: string): void {
-    const request = this.requests[slot];
-    if (request === undefined || request.generation !== generation) return;
-    this.log("request expired", { method: request.method, reason });
-    this.finish(request, reason);
-  }
-
-  private finish(request: Running, error: string | undefined): void {
-    request.inWork = false;
-    this.requests[request.slot] = undefined;
-    const { method, requestId } = request;
-    if (requestId === undefined) return;
+  private executed(method: string, requestId: string, error: string | undefined): void {
     const success = error === undefined;
     const payload = success ? { method, requestId, success } : { method, requestId, success, error };
     if (this.listenerCount("method-executed") > 0) this.emitSafely("method-executed", payload);
@@ -498,6 +524,7 @@ export class IPCClient extends TypedEmitter<IPCClientEvents> {
       case "disconnected":
         this.connected = false;
         this.log("disconnected", { reason: told.reason });
+        if (!this.config.autoReconnect) this.isJoined = false;
         this.emitSafely("disconnected");
         for (const { resolve } of take(this, "disconnecting")) resolve();
         break;
@@ -512,6 +539,15 @@ export class IPCClient extends TypedEmitter<IPCClientEvents> {
         this.report(told.error);
         break;
       }
+      case "drained": {
+        const { in_work } = told;
+        for (const { resolve, reject } of take(this, "draining")) in_work === 0 ? resolve() : reject(stillAtWork());
+        break;
+      }
+      case "gateway-draining":
+        this.log("gateway is about to stop", undefined);
+        this.emitSafely("gateway-draining");
+        break;
       case "gateway-error": {
         const { message, code, stack } = told.error;
         const payload: GatewayErrorEvent = { message, code: code ?? IPCErrorCode.EXECUTION_FAILED };
@@ -555,45 +591,9 @@ function reader(): TapeReader {
 }
 
 /** Those who wait for something, who do so no longer. */
-function take(client: IPCClient, which: "connecting" | "disconnecting"): Waiting[] {
+function take(client: IPCClient, which: "connecting" | "disconnecting" | "draining"): Waiting[] {
   const holder = client as unknown as Record<typeof which, Waiting[]>;
   const waiting = holder[which];
   holder[which] = [];
   return waiting;
-}
-
-function errorOf({ message, code, stack }: NativeFailure): IPCError {
-  const details = stack === undefined ? undefined : { remoteStack: stack };
-  return new IPCError(message, code ?? IPCErrorCode.CONNECTION_FAILED, details);
-}
-
-function cancelled({ service, method }: PendingCall, { reason }: AbortSignal): IPCError {
-  const why = `the call of ${service}.${method} was given up: ${messageOf(reason)}`;
-  const error = new IPCError(why, IPCErrorCode.CANCELLED, { service, method });
-  error.cause = reason;
-  return error;
-}
-
-/** The text of a context; of what it holds beside the four fields nothing. */
-function textOf({ root, chain, depth, deadline }: IPCContext): string {
-  return JSON.stringify({ root, chain, depth, deadline: Number.isFinite(deadline) ? Math.floor(deadline) : deadline });
-}
-
-function codeOf(thrown: unknown): string {
-  const code = textIn(thrown, "code");
-  return code === undefined || code === "" ? IPCErrorCode.EXECUTION_FAILED : code;
-}
-
-function stackOf(thrown: unknown): string | undefined {
-  return textIn(thrown, "stack")?.slice(0, STACK_LENGTH_MAX);
-}
-
-/** A text that whatever was thrown may have; reading it may throw again. */
-function textIn(thrown: unknown, key: "code" | "stack"): string | undefined {
-  try {
-    const text = (thrown as Record<typeof key, unknown> | null | undefined)?.[key];
-    return typeof text === "string" ? text : undefined;
-  } catch {
-    return undefined;
-  }
 }

@@ -6,6 +6,9 @@ type ListenerOf<Events, Name extends keyof Events> = Events[Name] extends Listen
 /** Names that are not in the list of events: subclasses may emit what they like. */
 type OtherName<Events, Name> = Name extends keyof Events ? never : Name;
 
+/** Before Node 18.18 there is none: then the method has a symbol that nobody asks for. */
+export const asyncDispose: typeof Symbol.asyncDispose = Symbol.asyncDispose ?? Symbol("Symbol.asyncDispose");
+
 /** An `EventEmitter` whose events are typed, and that knows which of them somebody listens to. */
 export abstract class TypedEmitter<Events extends object> extends EventEmitter {
   /** Called after listeners were added or removed. */

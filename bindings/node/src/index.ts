@@ -10,5 +10,5 @@ export { currentContext } from "./context";
 export { IPCError, IPCErrorCode } from "./errors";
 export { IPCUtils } from "./IPCUtils";
 export { IPCServer } from "./server";
-export type { Service } from "./service";
+export type { Notifier, Service } from "./service";
 export type * from "./types";

@@ -33,6 +33,8 @@ export interface Addon {
   ): -1 | undefined;
   connect(client: NativeClient): void;
   disconnect(client: NativeClient): void;
+  /** Takes no more requests; an event tells when those in work have ended. */
+  finishRequests(client: NativeClient): void;
   registerMethod(client: NativeClient, name: string, handler: number): string | undefined;
   unregisterMethod(client: NativeClient, name: string): void;
   addRoute(client: NativeClient, service: string, method: string): number;
@@ -41,7 +43,7 @@ export interface Addon {
   /** Code can be compiled: values may come on the tape. */
   useTape(): void;
   setWantsIds(client: NativeClient, wanted: 0 | 1): void;
-  clientStatus(client: NativeClient): string;
+  clientStats(client: NativeClient): string;
   /** 1 where a service can be called although the gateway is away: there is a lane to it. */
   canCall(client: NativeClient, service: string): 0 | 1;
   startGateway(options: string, callback: (events: string) => void): NativeGateway | string;
@@ -49,6 +51,7 @@ export interface Addon {
   setGatewayEvents(gateway: NativeGateway, mask: number): void;
   gatewayServices(gateway: NativeGateway): string | undefined;
   gatewayService(gateway: NativeGateway, name: string): string | undefined;
+  gatewayStats(gateway: NativeGateway): string | undefined;
 }
 
 /** Takes one batch: how many records, their JSON, their msgpack, their long values, the strings of the tape, shapes that are new. */
@@ -83,6 +86,7 @@ export const enum CommandKind {
   Result = 2,
   Failure = 3,
   Cancel = 4,
+  Notify = 5,
 }
 
 /** Flags beside the kind, of records and commands alike. */
@@ -104,6 +108,8 @@ export const enum Flag {
   Tape = 1 << 14,
   /** The context of a request is on the tape. */
   TapeContext = 1 << 15,
+  /** Nobody waits for the answer to the request. */
+  Notification = 1 << 16,
 }
 
 /** What stands on the tape for a value; positive: a string of so many characters. See `native/src/tape.rs`. */

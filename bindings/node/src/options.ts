@@ -1,5 +1,5 @@
 import { IPCError, IPCErrorCode } from "./errors";
-import type { IPCClientConfig, IPCServerConfig, Serializer } from "./types";
+import type { IPCClientConfig, IPCServerConfig, LanePolicy, Protocol, Serializer } from "./types";
 
 /** Where a gateway listens when nobody says otherwise. */
 export const DEFAULT_SOCKET_PATH = "/tmp/bro-gateway.sock";
@@ -34,10 +34,11 @@ export function clientOptions(config: IPCClientConfig): ClientOptions {
     serializer: serializer(config.serializer),
     poolSize: config.poolSize ?? 1,
     contextTracking: config.contextTracking ?? true,
-    lanes: config.lanes ?? true,
+    lanes: flag("lanes", config.lanes, true),
     laneSpinUs: spin(config.laneSpinUs),
     version: config.version ?? "1.0.0",
     metadata,
+    protocol: protocol(config.protocol),
   };
 }
 
@@ -49,7 +50,14 @@ export function serverOptions(config: Partial<IPCServerConfig> = {}): ServerOpti
     timeout: time("timeout", config.timeout, DEFAULT_INTERVAL_MS, 1),
     debug: config.debug ?? false,
     serializer: serializer(config.serializer),
+    protocol: protocol(config.protocol),
+    lanes: lanePolicy(config.lanes),
   };
+}
+
+/** The options of a client as the native side reads them. */
+export function nativeClientOptions({ protocol, ...options }: ClientOptions): string {
+  return JSON.stringify({ ...options, speaksV2: protocol !== 1 });
 }
 
 /** A time in whole milliseconds, at most a day. */
@@ -81,4 +89,19 @@ function path(name: string, value: string | undefined): string {
 function serializer(value: Serializer | undefined): Serializer {
   if (value === undefined || value === "json" || value === "msgpack") return value ?? "json";
   throw invalid(`serializer must be "json" or "msgpack", not ${JSON.stringify(value)}`);
+}
+
+function protocol(value: Protocol | undefined): Protocol {
+  if (value === undefined || value === "auto" || value === 1) return value ?? "auto";
+  throw invalid(`protocol must be "auto" or 1, not ${JSON.stringify(value)}`);
+}
+
+function lanePolicy(value: LanePolicy | undefined): LanePolicy {
+  if (value === undefined || value === "off" || value === "auto" || value === "always") return value ?? "auto";
+  throw invalid(`lanes must be "off", "auto" or "always", not ${JSON.stringify(value)}`);
+}
+
+function flag(name: string, value: boolean | undefined, otherwise: boolean): boolean {
+  if (value === undefined || typeof value === "boolean") return value ?? otherwise;
+  throw invalid(`${name} must be true or false`);
 }

@@ -33,8 +33,9 @@ export class CommandQueue {
     private readonly serializer: Serializer,
   ) {}
 
-  /** Queues a call. Throws when the parameters cannot be sent; then nothing is queued. */
+  /** Queues a call or a notification. Throws when the parameters cannot be sent; then nothing is queued. */
   call(
+    kind: CommandKind.Call | CommandKind.Notify,
     slot: number,
     generation: number,
     route: number,
@@ -46,7 +47,7 @@ export class CommandQueue {
     contextText: string,
   ): void {
     this.encode(params);
-    const at = this.begin(CommandKind.Call, slot, generation);
+    const at = this.begin(kind, slot, generation);
     const { commands } = this;
     commands[at + 4] = route;
     commands[at + 5] = timeoutMs;

@@ -1,10 +1,8 @@
-import { TypedEmitter } from "./emitter";
+import { asyncDispose, TypedEmitter } from "./emitter";
 import { IPCError, IPCErrorCode } from "./errors";
 import { addon, checked, type NativeGateway } from "./native";
 import { type ServerOptions, serverOptions } from "./options";
-import type { IPCServerConfig, IPCServerEvents, Serializer, ServiceEntry } from "./types";
-
-const asyncDispose: typeof Symbol.asyncDispose = Symbol.asyncDispose ?? Symbol("Symbol.asyncDispose");
+import type { IPCServerConfig, IPCServerEvents, Serializer, ServerStats, ServiceEntry } from "./types";
 
 /** What the gateway reports, in bits; the same numbers as in the native side. */
 const enum Reported {
@@ -73,9 +71,10 @@ export class IPCServer extends TypedEmitter<IPCServerEvents> {
     if (this.gateway !== undefined) {
       throw new IPCError("the server runs already", IPCErrorCode.INVALID_ARGUMENT);
     }
-    const { socketPath, heartbeatInterval, timeout } = this.config;
+    const { socketPath, heartbeatInterval, timeout, protocol, lanes } = this.config;
     this.reported = this.wanted();
-    const options = JSON.stringify({ socketPath, heartbeatInterval, timeout, events: this.reported });
+    const speaksV2 = protocol !== 1;
+    const options = JSON.stringify({ socketPath, heartbeatInterval, timeout, events: this.reported, speaksV2, lanes });
     this.gateway = checked(addon().startGateway(options, (events) => this.deliver(events)));
     this.log("gateway started", { socketPath });
     this.emitSafely("started", { socketPath });
@@ -129,6 +128,12 @@ export class IPCServer extends TypedEmitter<IPCServerEvents> {
     const services = this.getConnectedServices();
     const { socketPath } = this.config;
     return { running: this.gateway !== undefined, socketPath, connectedServices: services.length, services };
+  }
+
+  /** Figures for monitoring; `undefined` while it is not running. */
+  stats(): ServerStats | undefined {
+    const text = this.gateway && addon().gatewayStats(this.gateway);
+    return text === undefined ? undefined : JSON.parse(text);
   }
 
   protected override listenersChanged(): void {

@@ -16,15 +16,20 @@ export type Service<Api> = {
     : never;
 };
 
-/** What makes calls. */
-interface Caller {
-  call(service: string, method: string, params: unknown, contextOrOptions?: IPCContext | CallOptions): Promise<unknown>;
-}
+/** What a caller sees of a service that it only notifies: the same methods, without results. */
+export type Notifier<Api> = {
+  readonly [Name in keyof Service<Api>]: Service<Api>[Name] extends (...args: infer Args) => any
+    ? (...args: Args) => Promise<void>
+    : never;
+};
+
+/** How a façade hands on what its methods are called with. */
+type Send = (method: string, params: unknown, contextOrOptions?: IPCContext | CallOptions) => Promise<unknown>;
 
 type Method = (params?: unknown, contextOrOptions?: IPCContext | CallOptions) => Promise<unknown>;
 
 /** An object whose methods are those of a service. They are made when they are first named. */
-export function serviceOf<Api>(caller: Caller, service: string): Service<Api> {
+export function facadeOf<Facade>(send: Send): Facade {
   const methods = new Map<string, Method>();
   return new Proxy(Object.create(null), {
     get(_, name) {
@@ -32,10 +37,10 @@ export function serviceOf<Api>(caller: Caller, service: string): Service<Api> {
       if (typeof name !== "string" || name === "then" || name === "toJSON") return undefined;
       let method = methods.get(name);
       if (method === undefined) {
-        method = (params, contextOrOptions) => caller.call(service, name, params, contextOrOptions);
+        method = (params, contextOrOptions) => send(name, params, contextOrOptions);
         methods.set(name, method);
       }
       return method;
     },
-  }) as Service<Api>;
+  }) as Facade;
 }

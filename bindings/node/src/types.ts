@@ -1,3 +1,5 @@
+import type { IPCError } from "./errors";
+
 /** The message types of protocol v1 that programs exchange. */
 export type MessageType = "CALL" | "RESPONSE" | "REGISTER" | "HEARTBEAT";
 
@@ -6,6 +8,12 @@ export type ResponseStatus = "success" | "error";
 
 /** How messages and payloads are encoded. Programs of both kinds can call each other. */
 export type Serializer = "json" | "msgpack";
+
+/** Which versions of the protocol are spoken: the newest that both sides know, or version 1, as the old library does. */
+export type Protocol = "auto" | 1;
+
+/** Which pairs of services get a lane: none, those that call each other much, or all that call each other at all. */
+export type LanePolicy = "off" | "auto" | "always";
 
 /** Where a call comes from, how deep it is nested, and until when it makes sense. */
 export interface IPCContext {
@@ -17,6 +25,19 @@ export interface IPCContext {
   depth: number;
   /** When the caller stops waiting, in milliseconds since 1970. */
   deadline: number;
+  /**
+   * In a handler: aborts when nobody waits for the answer any more. Its `reason` is an {@link IPCError} whose code says why: `CANCELLED`
+   * (the caller has given up, or somebody further up the chain), `TIMEOUT` (the deadline has passed), `CONNECTION_LOST` (the caller,
+   * or the connection, is gone) or `SHUTTING_DOWN` (this client disconnects). It never aborts once the handler has answered.
+   *
+   * Every handler's context has it, other contexts do not. It is made when it is first read, and is neither enumerable nor copied with
+   * the context: copies have the four fields above.
+   *
+   * ```ts
+   * client.registerMethod("report", async ({ url }, { signal }) => (await fetch(url, { signal: signal! })).text());
+   * ```
+   */
+  readonly signal?: AbortSignal;
 }
 
 /** What CALL and RESPONSE have in common. */
@@ -124,6 +145,13 @@ export interface IPCServerConfig {
   debug?: boolean;
   /** Kept for the contract: the gateway speaks both encodings at once, to each peer its own. Default `json`. */
   serializer?: Serializer;
+  /** 1 makes it speak version 1 with everybody: nothing is cancelled. Default `auto`. */
+  protocol?: Protocol;
+  /**
+   * Which pairs of services are offered lanes, ways between two processes that do not lead through the gateway. While somebody listens to
+   * `call-routed`, `response-routed` or `log`, or with `debug`, there are none. Default `auto`.
+   */
+  lanes?: LanePolicy;
 }
 
 /** Options of a client. */
@@ -168,16 +196,89 @@ export interface IPCClientConfig {
   version?: string;
   /** Anything about this service that others may want to know, shown by the gateway. Default `{}`. */
   metadata?: Record<string, unknown>;
+  /** 1 makes it speak version 1, as the old library does: then it cannot cancel calls, nor learn that others do. Default `auto`. */
+  protocol?: Protocol;
 }
 
 /** How one call differs from others. */
 export interface CallOptions {
   /** Time for this call, in milliseconds. Default: the client's `timeout`. */
   timeout?: number;
-  /** Gives the call up: its promise is rejected with `CANCELLED`, and what the callee answers is dropped. */
-  signal?: AbortSignal;
+  /**
+   * Gives the call up: its promise is rejected with `CANCELLED`, the callee's `context.signal` aborts, and so on with every call that
+   * it has made for this one. What the callee answers is dropped. A notification is only given up before it is sent.
+   */
+  signal?: AbortSignal | undefined;
   /** The chain that this call continues, instead of that of the handler that makes it. */
   context?: IPCContext;
+}
+
+/** How a client leaves. */
+export interface DisconnectOptions {
+  /**
+   * First take no more calls, and finish those in work: as long as {@link IPCClient.drain} does, or this many milliseconds.
+   * Default false.
+   */
+  drain?: boolean | number;
+}
+
+/** How a client waits for its handlers. */
+export interface DrainOptions {
+  /** Milliseconds to wait, at most and by default 30000. */
+  timeout?: number;
+}
+
+/** How a client is doing, for monitoring. Totals are those since it was made. */
+export interface ClientStats {
+  /** Registered connections to the gateway. */
+  connections: number;
+  /** Those among them that speak version 2 of the protocol. */
+  connectionsV2: number;
+  /** Open lanes to other services. */
+  lanes: number;
+  /** Calls that wait for their answer. */
+  pendingCalls: number;
+  /** Calls of others that handlers are working on. */
+  requestsInWork: number;
+  /** Bytes that wait to be written, over all connections. */
+  queuedBytes: number;
+  /** Total of calls made. */
+  calls: number;
+  /** Total of notifications sent. */
+  notifications: number;
+  /** Total of answers that came after their call had ended. */
+  lateAnswers: number;
+  /** Total of calls of others, and notifications, that handlers were given. */
+  requests: number;
+  /** Total of those that were refused without a handler. */
+  requestsRefused: number;
+  /** Total of lanes that were opened. */
+  lanesOpened: number;
+  /** Total of lanes that were lost. */
+  lanesLost: number;
+  /** Total of registrations that the gateway acknowledged, one for each connection and each change of methods. */
+  registrations: number;
+  /** Total of connections that were lost. */
+  connectionsLost: number;
+}
+
+/** How a gateway is doing, for monitoring. */
+export interface ServerStats {
+  /** Milliseconds since it started. */
+  uptimeMs: number;
+  /** Connections, registered or not. */
+  peers: number;
+  /** Calls in flight through it. */
+  inFlight: number;
+  /** Lanes between two services. */
+  lanes: number;
+  /** Bytes that peers have not taken yet. */
+  queuedBytes: number;
+  /**
+   * Totals since it started, by name: `callsRouted`, `callsRefused`, `callsTimedOut`, `callsCancelled`, `responsesDropped`,
+   * `notificationsRouted`, `notificationsDropped`, `laneCalls` and others; those of `bro status`.
+   */
+  counters: Record<string, number>;
 }
 
 /** A function that answers calls. What it returns, or what its promise resolves to, goes to the caller. */
@@ -243,6 +344,8 @@ export interface IPCClientEvents {
    */
   error: (error: Error) => void;
   "gateway-error": (payload: GatewayErrorEvent) => void;
+  /** The gateway is about to stop: it finishes calls in flight, and answers new ones `SHUTTING_DOWN`. Gateways of version 1 do not tell. */
+  "gateway-draining": () => void;
   /** Every message of the log, whether `debug` is on or not. */
   log: (payload: ClientLogEvent) => void;
 }

@@ -50,6 +50,26 @@ test("terminate() in the middle of calls, fifty times", async (t) => {
   assert.equal(await main.call("main", "echo", "alive"), "alive");
 });
 
+test("terminate() while handlers hold signals", async (t) => {
+  const server = await startGateway(t);
+  const main = await connect(t, server, "main", { echo: (value) => value }, { timeout: 600_000 });
+  for (let round = 0; round < 20; round++) {
+    const { worker, message, exit } = startWorker(t, "worker-signals.mjs", { path: pathOf(server) });
+    assert.equal(await message(), "ready");
+    const controls = Array.from({ length: 20 }, () => new AbortController());
+    const calls = controls.map(({ signal }) => codeOf(main.call("w", "hold", null, { signal })));
+    await until(async () => (await main.call("w", "held", null)) === 20);
+    // Some are being told that they are given up at that very moment.
+    for (const control of controls.slice(0, round)) control.abort();
+    await worker.terminate();
+    await exit;
+    const ended = [...Array(round).fill("CANCELLED"), ...Array(20 - round).fill("CONNECTION_LOST")];
+    assert.deepEqual(await Promise.all(calls), ended);
+    await until(() => !server.isServiceConnected("w"));
+  }
+  assert.equal(await main.call("main", "echo", "alive"), "alive");
+});
+
 test("terminate() while connecting", async (t) => {
   const server = await startGateway(t);
   await connect(t, server, "main", { echo: (value) => value });

@@ -59,6 +59,8 @@ const BINARY: i32 = 1 << 13;
 const TAPE: i32 = 1 << 14;
 /// The request's context is on the tape.
 const TAPE_CONTEXT: i32 = 1 << 15;
+/// Nobody waits for the answer to the request.
+const NOTIFICATION: i32 = 1 << 16;
 
 /// After a value that was not for the tape, so many others are not tried, at most: twice as many each time, until one was.
 const UNTRIED_MAX: u32 = 63;
@@ -110,6 +112,16 @@ impl Batch {
     pub(crate) fn element(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         self.text.push(if self.text.is_empty() { b'[' } else { b',' });
         write(&mut self.text);
+    }
+
+    /// The present record has no value.
+    pub(crate) fn no_value(&mut self) {
+        self.records.last_mut().expect("a record was begun")[0] |= ABSENT;
+    }
+
+    /// The present record, a request, wants no answer.
+    pub(crate) fn mark_notification(&mut self) {
+        self.records.last_mut().expect("a record was begun")[0] |= NOTIFICATION;
     }
 
     /// The context of the present record, as JSON.

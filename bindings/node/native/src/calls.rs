@@ -11,10 +11,10 @@ pub(crate) struct Promise {
     pub(crate) generation: i32,
 }
 
-/// A call that was not accepted.
-pub(crate) struct Refused {
+/// A call that was not accepted, or a notification: they end without an event of the session.
+pub(crate) struct Settled {
     pub(crate) promise: Promise,
-    pub(crate) error: ErrorBody,
+    pub(crate) outcome: Result<(), ErrorBody>,
 }
 
 #[derive(Default)]
@@ -23,7 +23,7 @@ pub(crate) struct Calls {
     promises: Vec<(u32, Promise)>,
     /// By JavaScript's slot.
     ids: Vec<(i32, CallId)>,
-    refused: VecDeque<Refused>,
+    settled: VecDeque<Settled>,
 }
 
 impl Calls {
@@ -52,12 +52,12 @@ impl Calls {
         (*generation == promise.generation).then_some(*id)
     }
 
-    /// Remembers to tell JavaScript that a call was not accepted.
-    pub(crate) fn refuse(&mut self, promise: Promise, error: ErrorBody) {
-        self.refused.push_back(Refused { promise, error });
+    /// Remembers to tell JavaScript that a call was not accepted, or what became of a notification.
+    pub(crate) fn settle(&mut self, promise: Promise, outcome: Result<(), ErrorBody>) {
+        self.settled.push_back(Settled { promise, outcome });
     }
 
-    pub(crate) fn take_refused(&mut self) -> Option<Refused> {
-        self.refused.pop_front()
+    pub(crate) fn take_settled(&mut self) -> Option<Settled> {
+        self.settled.pop_front()
     }
 }

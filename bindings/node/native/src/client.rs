@@ -233,8 +233,8 @@ impl Client {
         let shapes = &mut *self.environment.shapes.borrow_mut();
         let mut reads_lanes = !state.lanes.is_empty();
         while !batch.is_full() {
-            if let Some(failed) = state.calls.take_refused() {
-                state.add_refused(failed, batch);
+            if let Some(settled) = state.calls.take_settled() {
+                state.add_settled(settled, batch);
                 continue;
             }
             match state.next_told() {

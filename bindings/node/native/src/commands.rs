@@ -1,4 +1,4 @@
-//! What JavaScript has queued: calls, answers, cancellations, in the order in which they were made.
+//! What JavaScript has queued: calls, notifications, answers, cancellations, in the order in which they were made.
 //!
 //! They come in one crossing: numbers in an `Int32Array`, texts one behind the other in one string, values that were taken apart
 //! as tapes, msgpack in one array of bytes, long values apart.
@@ -18,7 +18,7 @@ use bro_session::{CallRequest, RequestId};
 use serde::Deserialize;
 use std::ops::Range;
 
-/// Numbers of one command: kind with flags, length of the value, slot, generation, and for calls route, timeout, slot and
+/// Numbers of one command: kind with flags, length of the value, slot, generation, and for calls and notifications route, timeout, slot and
 /// generation of the request it is made for, length of the context's text, length of the route's text.
 const COMMAND_INTS: usize = 10;
 
@@ -26,6 +26,7 @@ const CALL: i32 = 1;
 const RESULT: i32 = 2;
 const FAILURE: i32 = 3;
 const CANCEL: i32 = 4;
+const NOTIFY: i32 = 5;
 const KIND_MASK: i32 = 0xff;
 
 /// The value is the next of the long ones: JSON text or a `Uint8Array` of msgpack.
@@ -121,13 +122,14 @@ impl State {
     ) -> Option<()> {
         let (kind, slot, generation) = (command[0] & KIND_MASK, command[2], command[3]);
         match kind {
-            CALL => {
+            CALL | NOTIFY => {
                 let parts =
                     CallParts { route: commands.text.take(command[9])?, context: commands.text.take(command[8])? };
                 let value = commands.value(env, submitted, command, shapes)?;
                 let promise = Promise { slot, generation };
-                if let Err(error) = self.call(promise, &parts, commands, command, &value, now) {
-                    self.calls.refuse(promise, error);
+                match self.call(promise, &parts, commands, command, &value, now) {
+                    Ok(()) if kind == CALL => {}
+                    outcome => self.calls.settle(promise, outcome),
                 }
             }
             RESULT => {
@@ -156,6 +158,7 @@ impl State {
         Some(())
     }
 
+    /// Makes a call, or sends a notification.
     fn call(
         &mut self,
         promise: Promise,
@@ -186,16 +189,23 @@ impl State {
             Some(context)
         };
         // An explicit context is no child of the request: that may have been answered, or be another client's.
-        let made_for = explicit.is_none() && command[6] >= 0;
+        let made_for = (explicit.is_none() && command[6] >= 0).then(|| request_id(command[6], command[7]));
+        // JavaScript names only requests that it has not answered: it is not told yet that this one was given up.
+        if made_for.is_some_and(|id| !self.session.is_in_work(id)) {
+            return Err(ErrorBody::new(ErrorCode::Cancelled, "nobody waits for the request any more"));
+        }
         let request = CallRequest {
             to,
             method,
             params: commands.payload(value),
-            request: made_for.then(|| request_id(command[6], command[7])),
+            request: made_for,
             parent: explicit.as_ref(),
             context: None,
             timeout_ms: u64::try_from(command[5]).ok(),
         };
+        if command[0] & KIND_MASK == NOTIFY {
+            return self.session.notify(request, now);
+        }
         let id = self.session.call(request, now)?;
         self.calls.insert(promise, id);
         Ok(())

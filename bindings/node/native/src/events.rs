@@ -1,7 +1,7 @@
 //! What the session tells, as records of a batch.
 
 use crate::batch::{Batch, Record};
-use crate::calls::Refused;
+use crate::calls::Settled;
 use crate::client::{CallDone, State};
 use crate::shapes::Shapes;
 use bro_proto::error::ErrorBody;
@@ -32,6 +32,8 @@ enum Event<'a> {
     ConnectFailed { error: Failure<'a> },
     Disconnected { reason: &'a str },
     Reconnecting { attempt: u32, delay_ms: u64, error: Failure<'a> },
+    GatewayDraining,
+    Drained { in_work: usize },
     GatewayError { error: Failure<'a> },
     Error { error: Failure<'a> },
 }
@@ -49,13 +51,17 @@ impl<'a> Failure<'a> {
 }
 
 impl State {
-    pub(crate) fn add_refused(&mut self, refused: Refused, batch: &mut Batch) {
-        let Refused { promise, error } = refused;
-        batch.record(Record::Failure, [promise.slot, promise.generation, 0]);
+    pub(crate) fn add_settled(&mut self, settled: Settled, batch: &mut Batch) {
+        let Settled { promise, outcome } = settled;
+        let kind = if outcome.is_ok() { Record::Result } else { Record::Failure };
+        batch.record(kind, [promise.slot, promise.generation, 0]);
         if self.wants_ids {
             json(batch, &"");
         }
-        json(batch, &Failure::new(&error, Some(Origin::Local)));
+        match outcome {
+            Ok(()) => batch.no_value(),
+            Err(error) => json(batch, &Failure::new(&error, Some(Origin::Local))),
+        }
     }
 
     pub(crate) fn add_call_done(&mut self, done: CallDone, batch: &mut Batch, shapes: &mut Shapes) {
@@ -81,8 +87,10 @@ impl State {
                 batch.record(Record::Expired, [id.slot.cast_signed(), id.generation.cast_signed(), 0]);
                 return json(batch, &reason.as_str());
             }
-            // Taken apart when it was absorbed; nobody here drains, or asks whether the gateway does.
-            SessionEvent::CallDone { .. } | SessionEvent::GatewayDraining | SessionEvent::Drained { .. } => return,
+            // Taken apart when it was absorbed.
+            SessionEvent::CallDone { .. } => return,
+            SessionEvent::GatewayDraining => Event::GatewayDraining,
+            SessionEvent::Drained { in_work } => Event::Drained { in_work: *in_work },
             SessionEvent::Connected => Event::Connected,
             SessionEvent::Registered => Event::Registered,
             SessionEvent::AlreadyConnected => Event::AlreadyConnected,
@@ -99,10 +107,13 @@ impl State {
     }
 
     fn add_request(&mut self, request: Request, batch: &mut Batch, shapes: &mut Shapes) {
-        let Request { id, request_id, from, method, params, context, .. } = request;
+        let Request { id, request_id, from, method, params, context, wants_answer } = request;
         // Registered when the request came in; a method that was taken away since is answered by JavaScript.
         let handler = self.handlers.get(&*method).copied().unwrap_or(-1);
         batch.record(Record::Request, [id.slot.cast_signed(), id.generation.cast_signed(), handler]);
+        if !wants_answer {
+            batch.mark_notification();
+        }
         match self.session.request_context(id).filter(|context| context.encoding == Encoding::Json) {
             Some(context) => batch.context(context.bytes, shapes),
             None => {

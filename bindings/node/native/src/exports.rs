@@ -37,31 +37,27 @@ struct Options {
     wait_for_gateway: u64,
     version: String,
     metadata: serde_json::Map<String, serde_json::Value>,
-    #[serde(default = "yes")]
+    speaks_v2: bool,
     lanes: bool,
     /// Microseconds that the event loop may spin before it waits, while there are lanes.
-    #[serde(default)]
     lane_spin_us: u64,
 }
 
-fn yes() -> bool {
-    true
-}
-
 pub(crate) fn export(env: Env, exports: Value) {
-    let functions: [(&str, unsafe extern "C" fn(napi_env, napi_callback_info) -> napi_value); 13] = [
+    let functions: [(&str, unsafe extern "C" fn(napi_env, napi_callback_info) -> napi_value); 14] = [
         ("createClient", create_client),
         ("arm", arm),
         ("submit", submit),
         ("connect", connect),
         ("disconnect", disconnect),
+        ("finishRequests", finish_requests),
         ("registerMethod", register_method),
         ("unregisterMethod", unregister_method),
         ("addRoute", add_route),
         ("addShape", add_shape),
         ("useTape", use_tape),
         ("setWantsIds", set_wants_ids),
-        ("clientStatus", client_status),
+        ("clientStats", client_stats),
         ("canCall", can_call),
     ];
     for (name, function) in functions {
@@ -117,6 +113,7 @@ fn new_session(environment: &Environment, options: &str) -> Result<(Session, Pat
     config.wait_for_gateway_ms = options.wait_for_gateway;
     config.version = options.version;
     config.metadata = options.metadata;
+    config.speaks_v2 = options.speaks_v2;
     config.takes_lanes = options.lanes;
     // std's hasher has a random key for each process and each map.
     let seed = RandomState::new().hash_one(std::process::id());
@@ -172,6 +169,17 @@ unsafe extern "C" fn disconnect(env: napi_env, info: napi_callback_info) -> napi
         let [client] = arguments(env, info);
         let client = client_of(env, client)?;
         client.state.borrow_mut().session.disconnect(client.environment.now());
+        client.arm(false);
+        None
+    })
+}
+
+/// (client): takes no more requests; the end comes as an event.
+unsafe extern "C" fn finish_requests(env: napi_env, info: napi_callback_info) -> napi_value {
+    entry(env, |env| {
+        let [client] = arguments(env, info);
+        let client = client_of(env, client)?;
+        client.state.borrow_mut().session.drain(client.environment.now());
         client.arm(false);
         None
     })
@@ -263,22 +271,27 @@ unsafe extern "C" fn can_call(env: napi_env, info: napi_callback_info) -> napi_v
 }
 
 /// (client) => JSON text
-unsafe extern "C" fn client_status(env: napi_env, info: napi_callback_info) -> napi_value {
+unsafe extern "C" fn client_stats(env: napi_env, info: napi_callback_info) -> napi_value {
     entry(env, |env| {
         let [client] = arguments(env, info);
         let client = client_of(env, client)?;
         let state = client.state.borrow();
         let (status, counters) = (state.session.status(), state.session.counters());
         let text = json!({
-            "connected": status.connected,
             "connections": status.connections_registered,
+            "connectionsV2": status.connections_v2,
             "lanes": status.lanes,
+            "pendingCalls": status.pending_calls,
             "requestsInWork": status.requests_in_work,
-            "outboundBytes": status.outbound_bytes,
+            "queuedBytes": status.outbound_bytes,
             "calls": counters.calls,
+            "notifications": counters.notifications,
             "lateAnswers": counters.late_answers,
             "requests": counters.requests,
             "requestsRefused": counters.requests_refused,
+            "lanesOpened": counters.lanes_opened,
+            "lanesLost": counters.lanes_lost,
+            "registrations": counters.registrations,
             "connectionsLost": counters.connections_lost,
         });
         env.string(text.to_string().as_bytes())

@@ -4,7 +4,9 @@ use crate::environment::{Ends, Environment};
 use crate::exports::{entry, error_text};
 use crate::node::{Env, Reference, Value, arguments, guarded};
 use crate::uv::{Handle, RawHandle, Waker, owner_of};
-use bro_gateway::{EventMask, Gateway, GatewayConfig, GatewayEvent, ServiceView, StartError};
+use bro_gateway::{
+    EventMask, Gateway, GatewayConfig, GatewayEvent, LanePolicy, ServiceView, StartError, Status as GatewayStatus,
+};
 use bro_proto::error::{ErrorBody, ErrorCode};
 use bro_proto::v1::Status;
 use napi_sys::{napi_callback_info, napi_env, napi_value};
@@ -29,6 +31,17 @@ struct Options {
     heartbeat_interval: u64,
     timeout: u64,
     events: u8,
+    lanes: Lanes,
+    speaks_v2: bool,
+}
+
+/// Which pairs of services get a lane.
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Lanes {
+    Off,
+    Auto,
+    Always,
 }
 
 /// A gateway that JavaScript has started.
@@ -90,6 +103,12 @@ impl Server {
         let mut config = GatewayConfig::new(options.socket_path);
         config.router.heartbeat_interval_ms = options.heartbeat_interval;
         config.router.call_timeout_ms = options.timeout;
+        config.router.speaks_v2 = options.speaks_v2;
+        config.router.lanes = match options.lanes {
+            Lanes::Off => LanePolicy::Off,
+            Lanes::Auto => LanePolicy::Auto,
+            Lanes::Always => LanePolicy::Always,
+        };
         let queue = Arc::new(Queue::default());
         let server = Rc::new(Server {
             environment: environment.clone(),
@@ -181,12 +200,13 @@ unsafe extern "C" fn on_wakeup(raw: *mut RawHandle) {
 }
 
 pub(crate) fn export(env: Env, exports: Value) {
-    let functions: [(&str, unsafe extern "C" fn(napi_env, napi_callback_info) -> napi_value); 5] = [
+    let functions: [(&str, unsafe extern "C" fn(napi_env, napi_callback_info) -> napi_value); 6] = [
         ("startGateway", start_gateway),
         ("stopGateway", stop_gateway),
         ("setGatewayEvents", set_gateway_events),
         ("gatewayServices", gateway_services),
         ("gatewayService", gateway_service),
+        ("gatewayStats", gateway_stats),
     ];
     for (name, function) in functions {
         env.export(exports, name, Some(function));
@@ -252,6 +272,29 @@ unsafe extern "C" fn gateway_service(env: napi_env, info: napi_callback_info) ->
         let (server, name) = (server_of(env, server)?, env.text(name)?);
         let view = server.gateway.borrow().as_ref().and_then(|gateway| gateway.service(&name).ok())??;
         env.string(service(&view).to_string().as_bytes())
+    })
+}
+
+/// (gateway) => JSON text
+unsafe extern "C" fn gateway_stats(env: napi_env, info: napi_callback_info) -> napi_value {
+    entry(env, |env| {
+        let [server] = arguments(env, info);
+        let server = server_of(env, server)?;
+        let status = server.gateway.borrow().as_ref().and_then(|gateway| gateway.status().ok())?;
+        env.string(stats(&status).to_string().as_bytes())
+    })
+}
+
+fn stats(status: &GatewayStatus) -> Json {
+    let counters: serde_json::Map<String, Json> =
+        status.counters.named().into_iter().map(|(name, count)| (name.to_owned(), count.into())).collect();
+    json!({
+        "uptimeMs": status.uptime_ms,
+        "peers": status.peers,
+        "inFlight": status.in_flight,
+        "lanes": status.lanes,
+        "queuedBytes": status.queued_bytes,
+        "counters": counters,
     })
 }
 

@@ -18,6 +18,7 @@ import {
   type MessageType,
   type MethodHandler,
   type MethodRegistry,
+  type Notifier,
   type PendingRequest,
   type RegisterMessage,
   type ResponseMessage,
@@ -29,7 +30,19 @@ import {
 // The documented types and interfaces.
 expectTypeOf<MessageType>().toEqualTypeOf<"CALL" | "RESPONSE" | "REGISTER" | "HEARTBEAT">();
 expectTypeOf<ResponseStatus>().toEqualTypeOf<"success" | "error">();
-expectTypeOf<IPCContext>().toEqualTypeOf<{ root: string; chain: string[]; depth: number; deadline: number }>();
+interface DocumentedContext {
+  root: string;
+  chain: string[];
+  depth: number;
+  deadline: number;
+}
+expectTypeOf<Omit<IPCContext, "signal">>().toEqualTypeOf<DocumentedContext>();
+expectTypeOf<IPCContext>().toExtend<DocumentedContext>();
+expectTypeOf<DocumentedContext>().toExtend<IPCContext>();
+expectTypeOf<IPCContext["signal"]>().toEqualTypeOf<AbortSignal | undefined>();
+declare const given: IPCContext;
+// @ts-expect-error nobody sets the signal of a context
+given.signal = AbortSignal.timeout(1);
 expectTypeOf<CallMessage>().toExtend<BaseMessage>();
 expectTypeOf<ResponseMessage>().toExtend<BaseMessage>();
 expectTypeOf<IPCMessage>().toEqualTypeOf<CallMessage | ResponseMessage | RegisterMessage | HeartbeatMessage>();
@@ -64,6 +77,12 @@ new IPCClient({ serviceName: "order-service", serializer: "msgpack", poolSize: 4
 new IPCClient({ gatewayPath: "/tmp/x.sock" });
 // @ts-expect-error and that is a string
 new IPCClient({ serviceName: 7, gatewayPath: "/tmp/x.sock" });
+new IPCClient({ serviceName: "order-service", protocol: 1, lanes: false, laneSpinUs: 50 });
+new IPCServer({ socketPath: "/tmp/x.sock", protocol: "auto", lanes: "always" });
+// @ts-expect-error there is no version 3
+new IPCClient({ serviceName: "order-service", protocol: 3 });
+// @ts-expect-error lanes of a server are a policy
+new IPCServer({ lanes: true });
 // @ts-expect-error there are two serializers
 new IPCServer({ socketPath: "/tmp/x.sock", serializer: "xml" });
 
@@ -79,6 +98,14 @@ expectTypeOf([running, socketPath, connectedServices, services] as const).toEqua
 >();
 expectTypeOf(client.connect()).toEqualTypeOf<Promise<void>>();
 expectTypeOf(client.disconnect()).toEqualTypeOf<Promise<void>>();
+expectTypeOf(client.disconnect({ drain: true })).toEqualTypeOf<Promise<void>>();
+expectTypeOf(client.disconnect({ drain: 500 })).toEqualTypeOf<Promise<void>>();
+expectTypeOf(client.drain()).toEqualTypeOf<Promise<void>>();
+expectTypeOf(client.drain({ timeout: 500 })).toEqualTypeOf<Promise<void>>();
+// @ts-expect-error a drain has a time or none
+client.disconnect({ drain: "slowly" });
+expectTypeOf(client.stats().lateAnswers).toEqualTypeOf<number>();
+expectTypeOf(server.stats()?.counters).toEqualTypeOf<Record<string, number> | undefined>();
 expectTypeOf(client.isConnected()).toEqualTypeOf<boolean>();
 expectTypeOf(client.getRegisteredMethods()).toEqualTypeOf<string[]>();
 expectTypeOf(client.getStatus().pendingRequests).toEqualTypeOf<number>();
@@ -95,6 +122,11 @@ client.registerMethod("c", async ({ id }: { id: string }) => id);
 const handler: MethodHandler = async (params, context) => context.chain.length + params;
 client.registerMethod("d", handler);
 client.unregisterMethod("d");
+client.registerMethod("f", async ({ url }, { signal }) => {
+  expectTypeOf(signal).toEqualTypeOf<AbortSignal | undefined>();
+  signal?.addEventListener("abort", () => {});
+  return await client.call("a", "b", url, { signal });
+});
 // @ts-expect-error a handler is a function
 client.registerMethod("e", 7);
 
@@ -145,7 +177,20 @@ class Orders {
 }
 expectTypeOf(client.service<Orders>("orders").list({ userId: "1" })).toEqualTypeOf<Promise<number[]>>();
 
+// Notifications.
+expectTypeOf(client.notify("audit", "record", "line")).toEqualTypeOf<Promise<void>>();
+expectTypeOf(client.notify("audit", "record", "line", { timeout: 5 })).toEqualTypeOf<Promise<void>>();
+const audit = client.notifier<UserApi>("audit");
+expectTypeOf(audit).toEqualTypeOf<Notifier<UserApi>>();
+expectTypeOf(audit.getUserById({ id: "1" })).toEqualTypeOf<Promise<void>>();
+expectTypeOf(audit.count(undefined, context)).toEqualTypeOf<Promise<void>>();
+// @ts-expect-error the parameters are those of the interface
+audit.getUserById({ id: 7 });
+// @ts-expect-error a property is no method
+audit.label();
+
 // Events.
+client.on("gateway-draining", () => {});
 server.on("started", ({ socketPath }) => expectTypeOf(socketPath).toEqualTypeOf<string>());
 server.on("stopped", () => {});
 server.on("service-registered", ({ serviceName, methods, version, metadata }) => {
