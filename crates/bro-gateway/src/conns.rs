@@ -168,9 +168,11 @@ impl Conns {
 
     /// Writes once to every peer that something is noted for. Afterwards nothing points at what arrived.
     pub(crate) fn flush(&mut self, arrived: Arrived<'_>) {
-        for peer in std::mem::take(&mut self.dirty) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for peer in dirty.drain(..) {
             self.flush_one(peer, arrived);
         }
+        self.dirty = dirty; // writing makes nobody dirty
         for mut closed in self.closed.drain(..) {
             if closed.is_blocked {
                 closed.outgoing.queue_noted(&self.pending, arrived);

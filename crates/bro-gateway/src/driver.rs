@@ -4,6 +4,7 @@
 //! is noted. Then each destination is written to once, straight from where the bytes arrived. Only what a socket does not take
 //! is copied. Level-triggered events: what is left unread is reported again.
 
+use crate::clock::{Alarm, Clock};
 use crate::conns::{Conns, peer_of};
 use crate::credentials::peer_identity;
 use crate::event::GatewayEvent;
@@ -24,10 +25,9 @@ use rustix::event::Timespec;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::fd::OwnedFd;
 use rustix::io::{self, Errno};
-use rustix::net::{SocketFlags, accept_with};
+use rustix::net::{RecvFlags, SocketFlags, accept_with, recv};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// Most events taken in one wakeup. With the read budget it bounds what a wakeup holds.
 const EVENTS_PER_WAKEUP: usize = 128;
@@ -40,8 +40,9 @@ const LAST_READS_MAX: usize = 16;
 const OWN_SLOT: u32 = u32::MAX;
 const OWN_LISTENER: u32 = 0;
 const OWN_WAKE: u32 = 1;
+const OWN_ALARM: u32 = 2;
 /// From here on: the entries of [`Lingering`].
-const OWN_LINGER: u32 = 2;
+const OWN_LINGER: u32 = 3;
 
 /// The socket that new connections come from.
 pub(crate) struct Listener {
@@ -70,6 +71,7 @@ pub(crate) struct Driver {
     shared: Arc<Shared>,
     drain_timeout_ms: u64,
     clock: Clock,
+    alarm: Alarm,
     now: Now,
     /// Connections that can be read from in this wakeup.
     readable: Vec<PeerId>,
@@ -102,7 +104,8 @@ impl Driver {
     ) -> io::Result<Driver> {
         epoll::add(&epoll, &listener.socket, own_token(OWN_LISTENER), EventFlags::IN)?;
         epoll::add(&epoll, &shared.wake, own_token(OWN_WAKE), EventFlags::IN)?;
-        let clock = Clock { start: Instant::now() };
+        let alarm = Alarm::new(&epoll, own_token(OWN_ALARM))?;
+        let mut clock = Clock::new();
         let now = clock.now();
         let mut router = new_router(now);
         router.set_events(journal.mask());
@@ -121,6 +124,7 @@ impl Driver {
             shared,
             drain_timeout_ms,
             clock,
+            alarm,
             now,
             readable: Vec::new(),
             is_woken: false,
@@ -176,16 +180,12 @@ impl Driver {
 
     fn wait(&mut self, events: &mut Vec<epoll::Event>) -> io::Result<()> {
         let wake_by_us = self.wake_by_us();
-        let timeout = wake_by_us.map(|at_us| {
-            // Rounded up, so that nothing is looked at a moment too early.
-            let ms = at_us.saturating_sub(self.clock.now().mono_us).div_ceil(1000);
-            Timespec {
-                tv_sec: i64::try_from(ms / 1000).unwrap_or(i64::MAX),
-                tv_nsec: i64::try_from(ms % 1000 * 1_000_000).expect("below a second"),
-            }
-        });
+        let at_once = self.conns.has_work().then(Timespec::default);
+        if let (None, Some(at_us)) = (at_once, wake_by_us) {
+            self.alarm.set(at_us, &self.clock)?;
+        }
         events.clear();
-        match epoll::wait(self.conns.epoll(), spare_capacity(events), timeout.as_ref()) {
+        match epoll::wait(self.conns.epoll(), spare_capacity(events), at_once.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error),
         }
@@ -203,6 +203,7 @@ impl Driver {
             match (peer.slot, peer.generation) {
                 (OWN_SLOT, OWN_LISTENER) => self.is_accepting = true,
                 (OWN_SLOT, OWN_WAKE) => self.is_woken = true,
+                (OWN_SLOT, OWN_ALARM) => self.alarm.handle_ring(),
                 (OWN_SLOT, linger) => {
                     let index = (linger - OWN_LINGER) as usize;
                     self.lingering.handle_ready(self.conns.epoll(), index, own_token(linger));
@@ -255,16 +256,18 @@ impl Driver {
 
     fn read_ready(&mut self) {
         let budget = read_budget(self.readable.len());
-        for peer in std::mem::take(&mut self.readable) {
+        let mut readable = std::mem::take(&mut self.readable);
+        for peer in readable.drain(..) {
             self.read(peer, budget);
         }
+        self.readable = readable;
     }
 
     /// Reads once from a connection, and routes every frame that is whole.
     fn read(&mut self, peer: PeerId, budget: usize) -> Read {
         let Some((mut deframer, socket)) = self.conns.reading(peer) else { return Read::Ended };
         let result = match deframer.room(DIRECT_READ_BYTES_MIN) {
-            Some(room) => io::read(socket, spare_capacity(room)).map(|count| (count, 0, 0..0)),
+            Some(room) => recv(socket, spare_capacity(room), RecvFlags::empty()).map(|(_, count)| (count, 0, 0..0)),
             None => self.buffers.read(socket, budget).map(|(buffer, range)| (range.len(), buffer, range)),
         };
         let (buffer, range) = match result {
@@ -538,19 +541,4 @@ fn refusal_frame(refusal: &ErrorBody, now: Now) -> Vec<u8> {
 
 fn own_token(generation: u32) -> EventData {
     crate::conns::token_of(PeerId { slot: OWN_SLOT, generation })
-}
-
-/// Both clocks. The monotonic one starts with the gateway.
-struct Clock {
-    start: Instant,
-}
-
-impl Clock {
-    fn now(&self) -> Now {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Now {
-            mono_us: u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX),
-            wall_ms: u64::try_from(wall.as_millis()).unwrap_or(u64::MAX),
-        }
-    }
 }

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use rustix::fd::AsFd;
 use rustix::io;
+use rustix::net::{RecvFlags, recv};
 use std::ops::Range;
 
 /// Bytes of one read buffer: what a socket with default buffers can hold at once fits.
@@ -68,7 +69,7 @@ impl Buffers {
             self.all.push(vec![0; BUFFER_BYTES].into_boxed_slice());
         }
         let end = BUFFER_BYTES.min(self.free_at + budget);
-        let count = io::read(socket, &mut self.all[self.current][self.free_at..end])?;
+        let (count, _) = recv(socket, &mut self.all[self.current][self.free_at..end], RecvFlags::empty())?;
         let range = self.free_at..self.free_at + count;
         self.free_at = range.end;
         Ok((u32::try_from(self.current).expect("fewer buffers than 2^32"), range))

@@ -23,6 +23,7 @@
 //! What is decided about calls is decided in the router; here are only sockets, time and files. Logs go to `tracing`:
 //! warnings for what an operator should know, `info` for the life of the gateway, `debug` for every routed call.
 
+mod clock;
 mod config;
 mod conns;
 mod credentials;

@@ -8,7 +8,7 @@ use bro_router::Part;
 use bytes::{Buf, Bytes};
 use rustix::fd::{AsFd, BorrowedFd};
 use rustix::io::Errno;
-use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
+use rustix::net::{SendAncillaryBuffer, SendFlags, send, sendmsg};
 use std::collections::VecDeque;
 use std::io::IoSlice;
 
@@ -253,6 +253,13 @@ impl Outgoing {
         pending: &Pending,
         arrived: Arrived<'_>,
     ) -> rustix::io::Result<(usize, bool)> {
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        if self.queue.is_none() && self.head == self.tail {
+            // One piece, as most often: a system call that has less to look at.
+            let bytes = pending.bytes(&pending.segments[self.head as usize], arrived);
+            let taken = send(socket, bytes, flags)?;
+            return Ok((taken, taken == bytes.len()));
+        }
         let queued = self.queue.iter().flat_map(|queue| queue.chunks.iter().map(Chunk::bytes));
         let mut next = self.head;
         let noted = std::iter::from_fn(|| {
@@ -277,7 +284,6 @@ impl Outgoing {
         };
         let wanted: usize = offered.iter().map(|piece| piece.len()).sum();
         debug_assert!(wanted > 0, "no segment outlives its wakeup");
-        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
         let taken = sendmsg(socket, offered, &mut SendAncillaryBuffer::default(), flags)?;
         Ok((taken, taken == wanted))
     }

@@ -105,6 +105,7 @@ impl Deframer {
         Ok(place)
     }
 
+    #[inline(always)]
     fn cut(&mut self, chunk: &[u8], at: &mut usize, body_bytes_max: usize) -> Result<Option<CutPlace>, FrameError> {
         if self.partial.is_empty() {
             let rest = &chunk[*at..];
@@ -116,6 +117,17 @@ impl Deframer {
             *at += total;
             return Ok(Some(CutPlace::Whole(start..*at)));
         }
+        self.assemble(chunk, at, body_bytes_max)
+    }
+
+    /// Goes on with the frame that was begun.
+    #[inline(never)]
+    fn assemble(
+        &mut self,
+        chunk: &[u8],
+        at: &mut usize,
+        body_bytes_max: usize,
+    ) -> Result<Option<CutPlace>, FrameError> {
         if !self.take_up_to(FRAME_PREFIX_BYTES, chunk, at) {
             return Ok(None);
         }

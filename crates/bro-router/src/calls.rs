@@ -123,6 +123,11 @@ impl Call {
         }
     }
 
+    /// The number that a caller of version 2 knows the call by.
+    pub(crate) fn caller_number(&self) -> Option<u64> {
+        (self.caller_number != 0).then_some(self.caller_number)
+    }
+
     /// The id that a callee of version 1 knows, as bytes: they are compared for every answer.
     pub(crate) fn callee_id(&self) -> &[u8] {
         let start = if self.is_renamed() { self.id_end } else { 0 };

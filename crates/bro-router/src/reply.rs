@@ -205,10 +205,9 @@ impl Router {
         out: &mut impl Outbox,
     ) -> Result<Status, ErrorBody> {
         let body = &frame[FRAME_PREFIX_BYTES..];
-        let caller_id = match call.caller_id() {
-            CallerId::Number(number) => return self.forward_response_to_v2(call, number, body, header, now, out),
-            CallerId::Text(id) => id,
-        };
+        if let Some(number) = call.caller_number() {
+            return self.forward_response_to_v2(call, number, body, header, now, out);
+        }
         let status = status_of(header)?;
         let callee_name = &*self.registry[self.peers[call.callee()].service].name;
         let caller_name = &*self.registry[self.peers[call.caller()].service].name;
@@ -219,6 +218,7 @@ impl Router {
             self.peers.send(call.caller(), &parts, now, &mut self.timers, &mut self.counters, out);
             return Ok(status);
         }
+        let caller_id = &*call.caller_id().text();
         let mut rewritten = std::mem::take(&mut self.scratch);
         let written = match (&header.id, &header.from, &header.to, header.status) {
             (Some(id), Some(from), Some(to), Some(_)) => {

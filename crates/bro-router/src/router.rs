@@ -236,8 +236,9 @@ impl Router {
             return self.handle_v2(slot, frame, now, out);
         }
         let body = &frame[FRAME_PREFIX_BYTES..];
-        match v1::scan(body) {
-            Ok(header) => match header.kind {
+        let mut header = v1::Header::empty(Encoding::Json);
+        match v1::scan_into(body, &mut header) {
+            Ok(()) => match header.kind {
                 Kind::Call | Kind::Response if speaks_v2 => {
                     let message = "this connection speaks version 2 by now; the connection will be closed";
                     self.refuse_malformed(slot, ErrorCode::InvalidMessage, message.to_owned(), now, out);

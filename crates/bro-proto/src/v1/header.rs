@@ -253,9 +253,18 @@ impl ScanError {
 ///
 /// Allocates only for header strings with escapes. Time is linear in the body, and depth is bounded.
 pub fn scan(body: &[u8]) -> Result<Header<'_>, ScanError> {
+    let mut header = Header::empty(Encoding::Json);
+    scan_into(body, &mut header)?;
+    Ok(header)
+}
+
+/// Like [`scan`], into a header that was [`Header::empty`]: a header is some 500 bytes, and moving it costs more than reading most
+/// fields. After an error it holds fields that mean nothing.
+#[inline]
+pub fn scan_into<'a>(body: &'a [u8], header: &mut Header<'a>) -> Result<(), ScanError> {
     match Encoding::detect(body) {
-        Some(Encoding::Json) => super::json::scan(body),
-        Some(Encoding::Msgpack) => super::msgpack::scan(body),
+        Some(Encoding::Json) => super::json::scan_into(body, header),
+        Some(Encoding::Msgpack) => super::msgpack::scan_into(body, header),
         // What `new Packr()` begins with: the sender can be told what to change.
         None if matches!(body, [0xd4 | 0xd5, 0x72, ..]) => Err(ScanError::RecordExtension { at: 0 }),
         None => Err(ScanError::UnknownEncoding),

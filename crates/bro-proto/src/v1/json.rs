@@ -4,10 +4,19 @@
 //! whose parsers must not be surprised. Three differences from the bare grammar: nesting is bounded, header keys must be
 //! written without escapes and at most once, and lone surrogate escapes are legal (`JSON.stringify` writes them).
 //!
-//! `marks` knows where strings end, `value` walks values of any shape, `text` undoes escapes; this file knows the
-//! header. Functions are inlined by hand where that keeps positions in registers.
+//! Nearly every body is written without white space and without anything unusual in its header. On processors with the
+//! instructions for it, `outline` reads such a header, and `blocks` and `compact` prove its payload well-formed many bytes at once. All
+//! others are walked byte by byte: `marks` knows where strings end, `value` walks values of any shape, `text` undoes escapes; this file
+//! knows the header. Only the walk says what is wrong with a body. Functions are inlined by hand where that keeps positions in
+//! registers.
 
+#[cfg(target_arch = "x86_64")]
+mod blocks;
+#[cfg(target_arch = "x86_64")]
+mod compact;
 mod marks;
+#[cfg(target_arch = "x86_64")]
+mod outline;
 mod text;
 mod value;
 
@@ -19,15 +28,19 @@ use value::{Failed, Walker};
 
 /// Reads the header of a JSON body.
 pub fn scan(body: &[u8]) -> Result<Header<'_>, ScanError> {
-    // A header is some 500 bytes, and moving it costs more than reading most fields. Filled in place and returned from one
-    // place only, it is built where the caller wants it.
-    let mut result = Ok(Header::empty(Encoding::Json));
-    if let Ok(header) = &mut result
-        && let Err(fault) = fill(body, header)
-    {
-        result = Err(fault);
+    let mut header = Header::empty(Encoding::Json);
+    scan_into(body, &mut header)?;
+    Ok(header)
+}
+
+/// Like [`scan`], into an empty header.
+pub(super) fn scan_into<'a>(body: &'a [u8], header: &mut Header<'a>) -> Result<(), ScanError> {
+    header.encoding = Encoding::Json;
+    #[cfg(target_arch = "x86_64")]
+    if fill_compact(body, header).is_some() {
+        return Ok(());
     }
-    result
+    walk(body, header)
 }
 
 /// Checks a value as it would stand in a message.
@@ -42,8 +55,18 @@ pub(super) fn check_value(bytes: &[u8]) -> Result<(), ScanError> {
     }
 }
 
+/// Reads the header of a body without white space and without anything unusual or wrong, if this is one.
+#[cfg(target_arch = "x86_64")]
 #[inline(always)]
-fn fill<'a>(body: &'a [u8], header: &mut Header<'a>) -> Result<(), ScanError> {
+fn fill_compact<'a>(body: &'a [u8], header: &mut Header<'a>) -> Option<()> {
+    outline::read(simdutf8::basic::from_utf8(body).ok()?, header)
+}
+
+/// Reads the header of any body. What may stand in `header` already was read from it in part.
+#[cold]
+#[inline(never)]
+fn walk<'a>(body: &'a [u8], header: &mut Header<'a>) -> Result<(), ScanError> {
+    *header = Header::empty(Encoding::Json);
     let Ok(text) = simdutf8::basic::from_utf8(body) else { return Err(invalid_utf8(body)) };
     let mut scanner = Scanner { walk: Walker::new(text) };
     match scanner.body(header) {
@@ -362,5 +385,7 @@ fn unescaped(inside: &str) -> Cow<'_, str> {
     Cow::Owned(decoded)
 }
 
+#[cfg(all(test, target_arch = "x86_64"))]
+mod compact_tests;
 #[cfg(test)]
 mod tests;

@@ -78,4 +78,11 @@ impl Seen {
         self.bits |= bit;
         is_new || key == Key::Unknown
     }
+
+    /// Whether a key was added.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    pub(super) fn has(self, key: Key) -> bool {
+        self.bits & 1 << key as u32 != 0
+    }
 }

@@ -16,21 +16,14 @@ const EXT_UNDEFINED: u8 = 0;
 
 /// Reads the header of a msgpack body.
 pub fn scan(body: &[u8]) -> Result<Header<'_>, ScanError> {
-    let mut result = Ok(Header::empty(Encoding::Msgpack));
-    if let Ok(header) = &mut result
-        && let Err(fault) = fill(body, header)
-    {
-        result = Err(fault);
-    }
-    result
+    let mut header = Header::empty(Encoding::Msgpack);
+    scan_into(body, &mut header)?;
+    Ok(header)
 }
 
-/// Checks one value inside `depth` open containers; gives where it ends.
-pub(super) fn check_value(bytes: &[u8], depth: usize) -> Result<usize, ScanError> {
-    Scanner { body: bytes, header: &mut Header::empty(Encoding::Msgpack) }.value(0, depth)
-}
-
-fn fill<'a>(body: &'a [u8], header: &mut Header<'a>) -> Result<(), ScanError> {
+/// Like [`scan`], into an empty header.
+pub(super) fn scan_into<'a>(body: &'a [u8], header: &mut Header<'a>) -> Result<(), ScanError> {
+    header.encoding = Encoding::Msgpack;
     let (end, has_type) = Scanner { body, header }.top_level()?;
     if !has_type {
         return Err(ScanError::WrongType { at: 0 });
@@ -39,6 +32,11 @@ fn fill<'a>(body: &'a [u8], header: &mut Header<'a>) -> Result<(), ScanError> {
         0 => Ok(()),
         bytes => Err(ScanError::TrailingBytes { bytes }),
     }
+}
+
+/// Checks one value inside `depth` open containers; gives where it ends.
+pub(super) fn check_value(bytes: &[u8], depth: usize) -> Result<usize, ScanError> {
+    Scanner { body: bytes, header: &mut Header::empty(Encoding::Msgpack) }.value(0, depth)
 }
 
 /// What the first bytes of a value say. Positions are those behind what was read so far.
