@@ -9,6 +9,8 @@ use std::ops::Range;
 const BUFFER_BYTES: usize = 256 * 1024;
 /// Most bytes read from one connection in one wakeup when it is the only one that is ready.
 const READ_ALONE_BYTES: usize = 256 * 1024;
+/// The same when one other is ready: mostly the two ends of the same calls, which do not wait for each other.
+const READ_PAIR_BYTES: usize = 128 * 1024;
 /// The same when others are ready too: a caller with one call in flight must not wait behind the full pipelines of others.
 const READ_SHARED_BYTES: usize = 32 * 1024;
 /// Buffers that are kept between wakeups; a burst may need more.
@@ -18,7 +20,11 @@ pub(crate) const DIRECT_READ_BYTES_MIN: usize = 64 * 1024;
 
 /// How much to read from each connection in this wakeup.
 pub(crate) fn read_budget(ready: usize) -> usize {
-    if ready <= 1 { READ_ALONE_BYTES } else { READ_SHARED_BYTES }
+    match ready {
+        0 | 1 => READ_ALONE_BYTES,
+        2 => READ_PAIR_BYTES,
+        _ => READ_SHARED_BYTES,
+    }
 }
 
 /// Where inbound bytes lie, for as long as something may point at them.

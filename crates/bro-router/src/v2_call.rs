@@ -42,6 +42,18 @@ enum Context {
     Derived(Vec<u8>),
 }
 
+/// What a call still needs before it can be sent on from where it lies.
+pub(crate) struct Completion {
+    caller: u32,
+    callee: u32,
+    index: u32,
+    number: u64,
+    origin: u64,
+    root: u64,
+    peer: u32,
+    timeout_ms: u32,
+}
+
 /// What ends the connection of a peer that does not keep to the protocol.
 type Violation = &'static str;
 
@@ -60,33 +72,60 @@ impl From<ErrorBody> for Refusal {
 }
 
 impl Router {
-    /// A CALL: passes it on, or answers it.
+    /// A CALL of a frame of `frame_bytes`: passes it on, or answers it. What is still to be done to the frame is the caller's business:
+    /// the call points into it.
     #[inline]
-    pub(crate) fn route_call_v2(&mut self, caller: u32, frame: &mut [u8], now: Now, out: &mut impl Outbox) {
-        let Ok(v2::Frame::Call(call)) = v2::parse(frame) else { unreachable!("the caller read it") };
+    pub(crate) fn route_call_v2(
+        &mut self,
+        caller: u32,
+        call: &v2::Call<'_>,
+        frame_bytes: usize,
+        now: Now,
+        out: &mut impl Outbox,
+    ) -> Option<Completion> {
         let is_taken = self.calls.find_caller_number(caller, call.id).is_some();
         if call.id == 0 || is_taken || self.find_parked(caller, call.id).is_some() {
-            return self.violated(caller, "a CALL whose number is 0 or already in flight", now, out);
+            self.violated(caller, "a CALL whose number is 0 or already in flight", now, out);
+            return None;
         }
-        let id = call.id;
-        let refused = match self.find_target(caller, &call) {
+        let refused = match self.find_target(caller, call) {
             Ok(Target::Gateway) => {
-                self.ask_gateway(caller, &call, now, out);
-                return;
+                self.ask_gateway(caller, call, now, out);
+                return None;
             }
-            Ok(Target::Instance(service)) => match self.admit_v2(caller, service, &call, now) {
+            Ok(Target::Instance(service)) => match self.admit_v2(caller, service, call, now) {
                 Ok(admitted) if self.peers[admitted.callee].v2.is_some() => {
-                    self.forward_v2(caller, admitted, frame, now, out)
+                    self.forward_v2(caller, admitted, call, frame_bytes, now, out)
                 }
-                Ok(admitted) => self.forward_v2_to_v1(caller, admitted, frame, now, out),
+                Ok(admitted) => self.forward_v2_to_v1(caller, admitted, call, now, out).map(|()| None),
                 Err(refusal) => Err(refusal),
             },
             Err(refusal) => Err(refusal),
         };
         match refused {
-            Ok(()) => {}
+            Ok(completion) => return completion,
             Err(Refusal::Closed(violation)) => self.violated(caller, violation, now, out),
-            Err(Refusal::Told(error)) => self.refuse_call_v2(caller, id, frame, &error, now, out),
+            Err(Refusal::Told(error)) => self.refuse_call_v2(caller, call, &error, now, out),
+        }
+        None
+    }
+
+    /// Sends a call on as it came in, completed where it lies.
+    #[inline]
+    pub(crate) fn complete(&mut self, completion: Completion, frame: &mut [u8], now: Now, out: &mut impl Outbox) {
+        let Completion { caller, callee, index, number, origin, root, peer, timeout_ms } = completion;
+        encode::complete_call(frame, number, origin, root, peer, timeout_ms);
+        let parts = [Part::Inbound(frame)];
+        self.peers.send_unpaused(callee, &parts, now, &mut self.timers, &mut self.counters, out);
+        self.tell_of_call(caller, callee, index, now, out);
+    }
+
+    /// A call was sent on.
+    #[inline]
+    fn tell_of_call(&mut self, caller: u32, callee: u32, index: u32, now: Now, out: &mut impl Outbox) {
+        self.count_for_lane(caller, callee, now, out);
+        if self.reporter.wants(EventMask::CALLS) {
+            self.report_call_v2(index, now, out);
         }
     }
 
@@ -248,11 +287,11 @@ impl Router {
         &mut self,
         caller: u32,
         admitted: Admitted,
-        frame: &mut [u8],
+        call: &v2::Call<'_>,
+        frame_bytes: usize,
         now: Now,
         out: &mut impl Outbox,
-    ) -> Result<(), Refusal> {
-        let Ok(v2::Frame::Call(call)) = v2::parse(frame) else { unreachable!("read before") };
+    ) -> Result<Option<Completion>, Refusal> {
         let Admitted { callee, timeout_ms, parent, context } = admitted;
         let (root, section): (u64, &[u8]) = match &context {
             Context::Begins(stamp) => (stamp.0, &[]),
@@ -261,7 +300,7 @@ impl Router {
         };
         self.check_section_room(section.len())?;
         if let Context::Derived(section) = &context {
-            check_frame_bytes(frame.len() + section.len(), self.config.frame_bytes_max, "the call")?;
+            check_frame_bytes(frame_bytes + section.len(), self.config.frame_bytes_max, "the call")?;
         }
         let deadline = now.mono_ms().saturating_add(timeout_ms);
         let new = NewCall {
@@ -296,16 +335,10 @@ impl Router {
                 codec: call.codec,
             };
             self.send_call(callee, &head, call.payload, now, out);
-        } else {
-            encode::complete_call(frame, number, origin, root, peer, timeout_ms);
-            let parts = [Part::Inbound(frame)];
-            self.peers.send_unpaused(callee, &parts, now, &mut self.timers, &mut self.counters, out);
+            self.tell_of_call(caller, callee, index, now, out);
+            return Ok(None);
         }
-        self.count_for_lane(caller, callee, now, out);
-        if self.reporter.wants(EventMask::CALLS) {
-            self.report_call_v2(index, now, out);
-        }
-        Ok(())
+        Ok(Some(Completion { caller, callee, index, number, origin, root, peer, timeout_ms }))
     }
 
     /// Sends a call whose head is made anew; the payload goes from where it lies.
@@ -329,16 +362,15 @@ impl Router {
         &mut self,
         caller: u32,
         admitted: Admitted,
-        frame: &[u8],
+        call: &v2::Call<'_>,
         now: Now,
         out: &mut impl Outbox,
     ) -> Result<(), Refusal> {
-        let Ok(v2::Frame::Call(call)) = v2::parse(frame) else { unreachable!("read before") };
         let Admitted { callee, timeout_ms, parent, context } = admitted;
         let id = CallNumber::from_wire(call.id).to_string();
         let (hash, renamed) = self.callee_id_for(callee, &id);
         let shown = renamed.as_deref().unwrap_or(&id);
-        let made = self.write_v1_call(caller, callee, shown, &call, &context, timeout_ms, now)?;
+        let made = self.write_v1_call(caller, callee, shown, call, &context, timeout_ms, now)?;
         let root = if let Context::Begins(stamp) = context { stamp.0 } else { 0 };
         let deadline = now.mono_ms().saturating_add(timeout_ms);
         let new = NewCall {
@@ -363,7 +395,7 @@ impl Router {
         let parts = [Part::Scratch(&made)];
         self.peers.send_unpaused(callee, &parts, now, &mut self.timers, &mut self.counters, out);
         if self.reporter.wants(EventMask::CALLS) {
-            let context = self.owned_context(caller, callee, &call, &context, timeout_ms, now);
+            let context = self.owned_context(caller, callee, call, &context, timeout_ms, now);
             self.report_call_with(caller, callee, call.method, &id, &context, now, out);
         }
         Ok(())
@@ -473,22 +505,12 @@ impl Router {
     }
 
     #[cold]
-    fn refuse_call_v2(
-        &mut self,
-        caller: u32,
-        id: u64,
-        frame: &[u8],
-        error: &ErrorBody,
-        now: Now,
-        out: &mut impl Outbox,
-    ) {
+    fn refuse_call_v2(&mut self, caller: u32, call: &v2::Call<'_>, error: &ErrorBody, now: Now, out: &mut impl Outbox) {
         self.counters.calls_refused += 1;
-        let id = CallerId::Number(id);
+        let id = CallerId::Number(call.id);
         let answer = Answer { id, outcome: Outcome::Error(error), context: NOTHING };
         self.answer(caller, "", &answer, now, out);
-        if self.reporter.wants(EventMask::RESPONSES)
-            && let Ok(v2::Frame::Call(call)) = v2::parse(frame)
-        {
+        if self.reporter.wants(EventMask::RESPONSES) {
             let state = self.peers[caller].v2.as_ref();
             let route = state.and_then(|state| state.route(call.peer)).map_or("", |route| &route.name);
             let event = Event::ResponseRouted {

@@ -15,7 +15,11 @@ impl Router {
     #[inline]
     pub(crate) fn handle_v2(&mut self, slot: u32, frame: &mut [u8], now: Now, out: &mut impl Outbox) {
         match v2::parse(frame) {
-            Ok(v2::Frame::Call(_)) => self.route_call_v2(slot, frame, now, out),
+            Ok(v2::Frame::Call(call)) => {
+                if let Some(completion) = self.route_call_v2(slot, &call, frame.len(), now, out) {
+                    self.complete(completion, frame, now, out);
+                }
+            }
             Ok(v2::Frame::Response { id, .. }) => self.route_answer_v2(slot, frame, id, Status::Success, now, out),
             Ok(v2::Frame::Error { id, .. }) => self.route_answer_v2(slot, frame, id, Status::Error, now, out),
             Ok(v2::Frame::Notify(_)) => self.route_notify(slot, frame, now, out),
