@@ -19,20 +19,22 @@ process.on("exit", () => {
 });
 
 /** Starts the processes of a row. `programs` has the paths of the native ones, `profile` a folder for profiles of the caller. */
-export async function startRow({ module, carrier, options }, directory, programs, profile) {
+export async function startRow({ module, carrier, hasLane = false, options }, directory, programs, profile) {
   const socket = join(directory, "calls.sock");
   // Where a relay stands in between, the callee listens on a socket of its own.
   const calleeSocket = carrier === "relay" ? join(directory, "callee.sock") : socket;
   const place = { socket, calleeSocket, ports: module === "moleculer" ? await freePorts("caller", "callee") : {} };
   const row = {};
   const peer = async (role, execArgv) => {
-    row[role] = fork(peerProgram, [role, module, JSON.stringify(place), JSON.stringify(options)], { execArgv });
+    const all = JSON.stringify({ lanes: hasLane, ...options });
+    row[role] = fork(peerProgram, [role, module, JSON.stringify(place), all], { execArgv });
     living.add(row[role]);
     await answer(row[role], "ready", PATIENCE_MS);
   };
   try {
-    if (carrier === "bro")
-      row.carrier = await startNative(programs.bro, ["gateway", "--socket", socket, "--stop-with-stdin"], socket);
+    const lanes = hasLane ? "always" : "off";
+    const gateway = ["gateway", "--socket", socket, "--stop-with-stdin", "--lanes", lanes];
+    if (carrier === "bro") row.carrier = await startNative(programs.bro, gateway, socket);
     if (carrier === "node") await peer("carrier");
     await peer("callee");
     if (carrier === "relay") row.carrier = await startNative(programs.relay, [socket, calleeSocket], socket);

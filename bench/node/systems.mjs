@@ -7,10 +7,13 @@ export const REFERENCE_WITH_RELAY = "node-ipc, relayed";
 
 /**
  * `module` has the code of caller and callee, `carrier` is the process between them, if any: `bro` (the native gateway), `node` (the
- * gateway in a Node process of its own) or `relay` (copies bytes and understands none).
+ * gateway in a Node process of its own) or `relay` (copies bytes and understands none). With `hasLane` caller and callee are given a lane; without
+ * it, gateway and clients are told to have none.
  */
 export const SYSTEMS = [
   { name: "ipc-bro", module: "ipc-bro", carrier: "bro", options: {} },
+  { name: "ipc-bro, lane", module: "ipc-bro", carrier: "bro", hasLane: true, options: {} },
+  { name: "ipc-bro, lane, spinning", module: "ipc-bro", carrier: "bro", hasLane: true, options: { laneSpinUs: 50 } },
   { name: "ipc-bro, no tracking", module: "ipc-bro", carrier: "bro", options: { contextTracking: false } },
   { name: "ipc-bro, msgpack", module: "ipc-bro", carrier: "bro", options: { serializer: "msgpack" } },
   { name: "ipc-bro, IPCServer", module: "ipc-bro", carrier: "node", options: {} },

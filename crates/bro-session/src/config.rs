@@ -31,6 +31,10 @@ pub struct SessionConfig {
     pub speaks_v2: bool,
     /// Whether lanes are taken when the gateway offers them: the driver must be able to open them. False by default; needs `speaks_v2`.
     pub takes_lanes: bool,
+    /// Whether payloads of version 2, at which no gateway has looked, are proved to be values before they are handed out. True by default. A driver
+    /// that says false has to take every payload in this client's encoding for any bytes, prove it where it reads it, and treat what is none
+    /// as `DESERIALIZATION_FAILED`: one that it reads anyway need then not be read twice.
+    pub checks_payloads: bool,
     /// Connections to hold, 1 to [`POOL_SIZE_MAX`].
     pub pool_size: u32,
     /// Whether a lost connection is made again.
@@ -65,6 +69,7 @@ impl SessionConfig {
             encoding: Encoding::Json,
             speaks_v2: true,
             takes_lanes: false,
+            checks_payloads: true,
             pool_size: 1,
             auto_reconnect: true,
             reconnect_delay_ms: RECONNECT_DELAY_MS,

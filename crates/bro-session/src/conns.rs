@@ -126,7 +126,7 @@ impl Pool {
             fresh: 0,
             lanes: Vec::new(),
             fresh_lanes: 0,
-            lanes_by_service: LanesByService::new(),
+            lanes_by_service: LanesByService::default(),
             is_leaving_any: false,
         }
     }
@@ -269,17 +269,14 @@ impl Pool {
 
     /// The lane on which calls to a service go, if there is one with room.
     pub(crate) fn lane_to(&self, service: &str, queue_bytes_max: usize) -> Option<ConnId> {
-        if self.lanes_by_service.is_empty() {
-            return None;
-        }
-        let id = *self.lanes_by_service.get(service)?;
+        let id = self.lanes_by_service.get(service)?;
         self.has_room(id, queue_bytes_max).then_some(id)
     }
 
     /// No more calls go on a lane.
     pub(crate) fn unlist_lane(&mut self, id: ConnId) {
         self.is_leaving_any = true;
-        self.lanes_by_service.retain(|_, lane| *lane != id);
+        self.lanes_by_service.remove(id);
     }
 
     pub(crate) fn live_lanes(&self) -> Vec<ConnId> {

@@ -22,8 +22,9 @@ pub struct RequestContext {
 enum Form {
     /// The chain began with this call of version 2.
     Begun(RootStamp),
-    /// A longer chain of version 2. Invariant: a whole section, checked.
-    Section(Arc<[u8]>),
+    /// A longer chain of version 2. Invariant: a whole section, checked. Behind two pointers, so that requests stay small: they are moved a few
+    /// times, and most chains have no section.
+    Section(Arc<Box<[u8]>>),
     /// Of version 1.
     Whole(Arc<CallContext>),
 }
@@ -34,7 +35,7 @@ impl RequestContext {
     }
 
     pub(crate) fn of_section(section: &Section<'_>, deadline_ms: u64) -> Self {
-        Self { deadline_ms, form: Form::Section(section.bytes.into()) }
+        Self { deadline_ms, form: Form::Section(Arc::new(section.bytes.into())) }
     }
 
     pub(crate) fn whole(context: CallContext) -> Self {
@@ -82,6 +83,27 @@ impl RequestContext {
                 write_json(out, root, section.chain(), section.depth, self.deadline_ms);
             }
             Form::Whole(context) => write_context(out, Encoding::Json, context),
+        }
+    }
+
+    /// Gives the parts of [`RequestContext::to_context`] to `take`, without making that: root, chain, depth.
+    pub fn with_parts<T>(
+        &self,
+        from: &str,
+        to: &str,
+        take: impl FnOnce(&str, &mut dyn Iterator<Item = &str>, u32) -> T,
+    ) -> T {
+        match &self.form {
+            Form::Begun(root) => {
+                let mut text = RootText::default();
+                root.write(&mut text).expect("a root stamp is short");
+                take(text.as_str(), &mut [from, to].into_iter(), 2)
+            }
+            Form::Section(bytes) => {
+                let section = parse(bytes);
+                take(section.root, &mut section.chain(), section.depth)
+            }
+            Form::Whole(context) => take(&context.root, &mut context.chain.iter().map(String::as_str), context.depth),
         }
     }
 
@@ -136,6 +158,28 @@ fn append_inside(out: &mut Vec<u8>, text: &str) {
     out.remove(start);
 }
 
+/// A root stamp as text.
+#[derive(Default)]
+struct RootText {
+    ascii: [u8; 32],
+    len: usize,
+}
+
+impl RootText {
+    fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.ascii[..self.len]).expect("ASCII")
+    }
+}
+
+impl std::fmt::Write for RootText {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        let end = self.len + text.len();
+        self.ascii.get_mut(self.len..end).ok_or(std::fmt::Error)?.copy_from_slice(text.as_bytes());
+        self.len = end;
+        Ok(())
+    }
+}
+
 /// Bytes that are known to be ASCII.
 struct Ascii<'a>(&'a mut Vec<u8>);
 
@@ -184,6 +228,19 @@ mod tests {
             let context: CallContext = serde_json::from_slice(&out[1..]).unwrap();
             assert_eq!(context, form.to_context("order", "us\"er"));
         }
+    }
+
+    #[test]
+    fn parts_are_those_of_the_whole_context() {
+        for form in every_form() {
+            let context = form.to_context("order", "us\"er");
+            form.with_parts("order", "us\"er", |root, chain, depth| {
+                assert_eq!((root, depth), (context.root.as_str(), context.depth));
+                assert!(chain.eq(context.chain.iter().map(String::as_str)));
+            });
+        }
+        let last = RequestContext::begun(u64::MAX, u64::MAX);
+        last.with_parts("", "", |root, _, _| assert_eq!(root, RootStamp(u64::MAX).to_string()));
     }
 
     #[test]

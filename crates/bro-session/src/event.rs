@@ -133,7 +133,8 @@ pub struct Request {
     pub wants_answer: bool,
 }
 
-/// A value in one of the two encodings, not parsed; one whole, well-formed value. Usually a slice of the chunk it was read from, which stays in
+/// A value in one of the two encodings, not parsed; one whole, well-formed value, unless the driver wanted to see to that itself
+/// ([`crate::SessionConfig::checks_payloads`]). Usually a slice of the chunk it was read from, which stays in
 /// memory as long as the slice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnedPayload {

@@ -5,7 +5,7 @@ use crate::calls::CallId;
 use crate::conns::ConnId;
 use crate::context::RequestContext;
 use crate::event::{Origin, OwnedPayload, Request, SessionEvent};
-use crate::requests::{Echo, InWork, RequestId, RequestKey};
+use crate::requests::{Echo, InWork, RequestId, RequestKey, TextEcho};
 use crate::session::{Session, Timer, append_error, check_depth, check_reach, later_ms, too_large, unsendable};
 use bro_proto::context::CallContext;
 use bro_proto::error::{ErrorBody, ErrorCode};
@@ -57,7 +57,7 @@ impl Session {
         let context = context.map(|context| (context.encoding, context.bytes.into()));
         let id: Arc<str> = id.into();
         let from: Arc<str> = from.into();
-        let echo = Echo::V1 { id: id.clone(), context };
+        let echo = Echo::V1(Box::new(TextEcho { id: id.clone(), context }));
         match self.admit_text(conn, received, &from, now) {
             Ok(Admitted::Ping) => self.answer(conn, &from, &echo, Outcome::Success(PONG), now),
             Ok(Admitted::Request((method, context))) => {
@@ -165,7 +165,8 @@ impl Session {
         let outbound = &mut conn.outbound;
         let frame_bytes_max = config.frame_bytes_max;
         let mut send = |outcome: Outcome<'_>, with_context: bool| match echo {
-            Echo::V1 { id, .. } => {
+            Echo::V1(text) => {
+                let id = &text.id;
                 let context = echo.context().filter(|_| with_context).map(ContextSource::Encoded);
                 let fields = ResponseFields { id, from: &config.service_name, to: from, outcome, context };
                 let queued = outbound.append(frame_bytes_max, |out| encode_response(out, config.encoding, &fields));

@@ -13,7 +13,6 @@ use bro_proto::error::{ErrorBody, ErrorCode};
 use bro_proto::time::Now;
 use bro_proto::v2::lane::{CloseLane, LaneStats, Offer};
 use bro_proto::v2::{self, FrameKind};
-use std::collections::HashMap;
 use std::sync::Arc;
 
 /// One end of a lane.
@@ -35,8 +34,25 @@ pub(crate) struct LaneEnd {
     told: LaneStats,
 }
 
-/// The lanes by the services that can be called on them.
-pub(crate) type LanesByService = HashMap<Arc<str>, ConnId>;
+/// The lanes by the services that can be called on them. Few, and mostly one: to look at each costs less than a hash.
+#[derive(Debug, Default)]
+pub(crate) struct LanesByService(Vec<(Arc<str>, ConnId)>);
+
+impl LanesByService {
+    pub(crate) fn insert(&mut self, service: Arc<str>, id: ConnId) {
+        self.0.retain(|(known, _)| *known != service);
+        self.0.push((service, id));
+    }
+
+    #[inline]
+    pub(crate) fn get(&self, service: &str) -> Option<ConnId> {
+        self.0.iter().find(|(known, _)| **known == *service).map(|(_, id)| *id)
+    }
+
+    pub(crate) fn remove(&mut self, id: ConnId) {
+        self.0.retain(|(_, known)| *known != id);
+    }
+}
 
 /// Inputs of the driver.
 impl Session {

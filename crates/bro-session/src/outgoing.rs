@@ -167,7 +167,7 @@ impl Session {
 
     /// Everything that can be wrong with a call, but for what shows when it is written.
     fn admit_call<'a>(&mut self, call: &CallRequest<'a>, takes_slot: bool, now: Now) -> Result<Aim<'a>, ErrorBody> {
-        check_call_names(call)?;
+        self.check_call_names(call)?;
         // A lane needs no gateway.
         let lane = self.pool.lane_to(call.to, self.config.queue_bytes_max);
         if !self.announced && lane.is_none() {
@@ -233,6 +233,18 @@ impl Session {
             return Err(ErrorBody::new(ErrorCode::MaxDepthExceeded, why));
         }
         Ok((Lineage::Continues(parent), timeout_ms.min(parent.remaining_ms(now))))
+    }
+
+    /// Whether the names are names. Those of the call before are, and mostly they are the same.
+    fn check_call_names(&mut self, call: &CallRequest<'_>) -> Result<(), ErrorBody> {
+        let (to, method) = &mut self.names_checked;
+        // Before the first call they are empty, which is no name.
+        if to != call.to || method != call.method || to.is_empty() {
+            check_names(call.to, call.method)?;
+            call.to.clone_into(to);
+            call.method.clone_into(method);
+        }
+        Ok(())
     }
 
     /// Whether the frame of a call of version 2 is within its limit.
@@ -370,8 +382,8 @@ impl Session {
     }
 }
 
-fn check_call_names(call: &CallRequest<'_>) -> Result<(), ErrorBody> {
+fn check_names(to: &str, method: &str) -> Result<(), ErrorBody> {
     let refuse = |what: &str, error| ErrorBody::new(ErrorCode::InvalidArgument, format!("{what}: {error}"));
-    check_service_name(call.to).map_err(|error| refuse("service name", error))?;
-    check_method_name(call.method).map_err(|error| refuse("method name", error))
+    check_service_name(to).map_err(|error| refuse("service name", error))?;
+    check_method_name(method).map_err(|error| refuse("method name", error))
 }

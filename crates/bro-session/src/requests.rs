@@ -37,11 +37,18 @@ impl fmt::Display for RequestKey {
     }
 }
 
+/// What an answer of version 1 repeats. The context is copied, so that no chunk of input is kept in memory by it.
+#[derive(Debug)]
+pub(crate) struct TextEcho {
+    pub(crate) id: Arc<str>,
+    pub(crate) context: Option<(Encoding, Box<[u8]>)>,
+}
+
 /// What the answer to a request needs.
 #[derive(Debug)]
 pub(crate) enum Echo {
-    /// Version 1: what must be repeated. The context is copied, so that no chunk of input is kept in memory by it.
-    V1 { id: Arc<str>, context: Option<(Encoding, Box<[u8]>)> },
+    /// Version 1.
+    V1(Box<TextEcho>),
     /// Version 2: the gateway's number of the call. Invariant: while the request is in work, its connection knows the number.
     V2 { number: u64 },
     /// Nobody waits for an answer.
@@ -52,13 +59,16 @@ impl Echo {
     /// The context as it came, of a request of version 1 that had one.
     pub(crate) fn context(&self) -> Option<Payload<'_>> {
         match self {
-            Echo::V1 { context: Some((encoding, bytes)), .. } => Some(Payload { encoding: *encoding, bytes }),
+            Echo::V1(text) => {
+                let (encoding, bytes) = text.context.as_ref()?;
+                Some(Payload { encoding: *encoding, bytes })
+            }
             _ => None,
         }
     }
 }
 
-/// A request without an answer so far.
+/// A request without an answer so far. Moved in and out of its table: what is rare stands behind a pointer.
 #[derive(Debug)]
 pub(crate) struct InWork {
     /// Where it came from: the answer goes there and nowhere else.

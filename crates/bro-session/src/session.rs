@@ -76,6 +76,8 @@ pub struct Session {
     pub(crate) context: CallContext,
     /// Scratch space for its id.
     pub(crate) id_text: String,
+    /// The service and the method of the last call whose names were looked at, and are such.
+    pub(crate) names_checked: (String, String),
     /// Scratch space for the context section of the call of version 2 being made.
     pub(crate) section: Vec<u8>,
     /// Counts the chains that begin on lanes.
@@ -123,6 +125,7 @@ impl Session {
             now,
             context: CallContext { root: String::new(), chain: Vec::new(), depth: 0, deadline_ms: 0 },
             id_text: String::new(),
+            names_checked: (String::new(), String::new()),
             section: Vec::new(),
             roots: rng.next_u64(),
             rng,

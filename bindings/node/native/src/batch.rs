@@ -8,7 +8,7 @@ use crate::node::{Env, Value};
 use crate::shapes::{CONTEXT_START, START, Shapes};
 use crate::tape::Tape;
 use crate::unfold::{Unfolded, unfold};
-use bro_proto::v1::Encoding;
+use bro_proto::v1::{Encoding, ScanError, check_value};
 use bro_session::OwnedPayload;
 use bytes::Bytes;
 
@@ -80,6 +80,13 @@ pub(crate) struct Batch {
     untried_next: u32,
 }
 
+/// How long a batch was.
+pub(crate) struct Mark {
+    records: usize,
+    text: usize,
+    tape: crate::tape::Mark,
+}
+
 enum Large {
     Text(Bytes),
     Bytes(Bytes),
@@ -133,18 +140,35 @@ impl Batch {
         }
     }
 
-    /// The value of the present record.
-    pub(crate) fn value(&mut self, payload: &OwnedPayload, shapes: &mut Shapes) {
+    /// The context of the present record, where JavaScript compiles shapes and there is one for contexts: the tape and the number of that.
+    pub(crate) fn context_on_tape(&mut self, shapes: &mut Shapes) -> Option<(&mut Tape, i32)> {
+        if !shapes.are_used {
+            return None;
+        }
+        let shape = shapes.context()?;
+        self.records.last_mut().expect("a record was begun")[0] |= TAPE_CONTEXT;
+        Some((&mut self.tape, shape))
+    }
+
+    /// The value of the present record. The session has not looked at it. After an error, which says that it is no value, the record is to
+    /// be taken back.
+    pub(crate) fn value(&mut self, payload: &OwnedPayload, shapes: &mut Shapes) -> Result<(), ScanError> {
         let bytes = &payload.bytes;
         let is_large = bytes.len() > LARGE_BYTES;
+        let is_on_tape =
+            payload.encoding == Encoding::Json && !bytes.is_empty() && !is_large && self.unfold(bytes, shapes);
+        if !is_on_tape && !bytes.is_empty() {
+            // What was unfolded is a value. Others are parsed together: one that is none would be the end of all.
+            check_value(payload.as_payload())?;
+        }
         let flags = match payload.encoding {
             _ if bytes.is_empty() => ABSENT,
+            _ if is_on_tape => TAPE,
             Encoding::Json if is_large => {
                 let (large, flags) = large_json(bytes);
                 self.large.push(Large::Text(large));
                 flags
             }
-            Encoding::Json if self.unfold(bytes, shapes) => TAPE,
             Encoding::Json => {
                 self.element(|text| text.extend_from_slice(bytes));
                 binary_flag(bytes)
@@ -163,6 +187,19 @@ impl Batch {
             }
         };
         self.records.last_mut().expect("a record was begun")[0] |= flags;
+        Ok(())
+    }
+
+    /// Where the next record begins.
+    pub(crate) fn mark(&self) -> Mark {
+        Mark { records: self.records.len(), text: self.text.len(), tape: self.tape.mark() }
+    }
+
+    /// Takes back a record whose value was none.
+    pub(crate) fn reset(&mut self, mark: Mark) {
+        self.records.truncate(mark.records);
+        self.text.truncate(mark.text);
+        self.tape.reset(mark.tape);
     }
 
     /// Puts a value onto the tape, if it is for that.

@@ -20,6 +20,7 @@ use std::collections::{HashMap, VecDeque};
 use std::ffi::c_int;
 use std::path::PathBuf;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 
 /// Records that one turn may deliver; what comes after that waits for the loop to have served others.
 const TURN_BUDGET: usize = 8192;
@@ -45,10 +46,10 @@ pub(crate) struct State {
     told: VecDeque<Told>,
     /// The numbers that JavaScript gave its handlers.
     pub(crate) handlers: HashMap<Box<str>, i32>,
+    /// What was found there last; forgotten when that may have changed.
+    pub(crate) latest_handler: Option<(Arc<str>, i32)>,
     /// Whether JavaScript wants to know the ids of calls and requests.
     pub(crate) wants_ids: bool,
-    /// Scratch space for the context of a request; empty between uses.
-    pub(crate) context_text: Vec<u8>,
     /// Services and methods that JavaScript calls by number.
     pub(crate) routes: Vec<(Box<str>, Box<str>)>,
     path: PathBuf,
@@ -126,8 +127,8 @@ impl Client {
             calls: Calls::default(),
             told: VecDeque::new(),
             handlers: HashMap::new(),
+            latest_handler: None,
             wants_ids: false,
-            context_text: Vec::new(),
             routes: Vec::new(),
             path,
             sockets: std::iter::repeat_with(|| None).take(pool_size).collect(),
@@ -241,7 +242,7 @@ impl Client {
                 // Once only: a peer whose frames bring nothing must not hold up the others.
                 None if std::mem::take(&mut reads_lanes) && self.read_lanes(state) => {}
                 None => break,
-                Some(Told::Event(event)) => state.add_event(event, batch, shapes),
+                Some(Told::Event(event)) => state.add_event(&event, batch, shapes, &self.environment),
                 Some(Told::CallDone(done)) => state.add_call_done(done, batch, shapes),
                 Some(Told::Connect(conn)) => self.open(state, conn),
                 Some(Told::Close { conn, unsent }) => self.close(state, conn, unsent),

@@ -3,11 +3,14 @@
 use crate::batch::{Batch, Record};
 use crate::calls::Settled;
 use crate::client::{CallDone, State};
+use crate::environment::Environment;
 use crate::shapes::Shapes;
-use bro_proto::error::ErrorBody;
-use bro_proto::v1::Encoding;
+use bro_proto::error::{ErrorBody, ErrorCode};
+use bro_proto::v1::encode::Outcome;
+use bro_proto::v1::{Encoding, ScanError};
 use bro_session::{Origin, Request, SessionEvent};
 use serde::Serialize;
+use std::sync::Arc;
 
 /// An error as JavaScript reads it.
 #[derive(Serialize)]
@@ -66,23 +69,39 @@ impl State {
 
     pub(crate) fn add_call_done(&mut self, done: CallDone, batch: &mut Batch, shapes: &mut Shapes) {
         let CallDone { promise, request_id, outcome, origin } = done;
-        let kind = if outcome.is_ok() { Record::Result } else { Record::Failure };
-        batch.record(kind, [promise.slot, promise.generation, 0]);
+        let mark = batch.mark();
+        let (error, origin) = match outcome {
+            Ok(result) => {
+                batch.record(Record::Result, [promise.slot, promise.generation, 0]);
+                if self.wants_ids {
+                    json(batch, &request_id.to_string());
+                }
+                match batch.value(&result, shapes) {
+                    Ok(()) => return,
+                    Err(error) => {
+                        batch.reset(mark);
+                        (unreadable(&error), Origin::Local)
+                    }
+                }
+            }
+            Err(error) => (error, origin),
+        };
+        batch.record(Record::Failure, [promise.slot, promise.generation, 0]);
         if self.wants_ids {
             json(batch, &request_id.to_string());
         }
-        match outcome {
-            Ok(result) => batch.value(&result, shapes),
-            Err(error) => json(batch, &Failure::new(&error, Some(origin))),
-        }
+        json(batch, &Failure::new(&error, Some(origin)));
     }
 
-    pub(crate) fn add_event(&mut self, event: SessionEvent, batch: &mut Batch, shapes: &mut Shapes) {
-        let told = match &event {
-            SessionEvent::Request(_) => {
-                let SessionEvent::Request(request) = event else { unreachable!("just matched") };
-                return self.add_request(request, batch, shapes);
-            }
+    pub(crate) fn add_event(
+        &mut self,
+        event: &SessionEvent,
+        batch: &mut Batch,
+        shapes: &mut Shapes,
+        environment: &Environment,
+    ) {
+        let told = match event {
+            SessionEvent::Request(request) => return self.add_request(request, batch, shapes, environment),
             SessionEvent::RequestExpired { id, reason } => {
                 batch.record(Record::Expired, [id.slot.cast_signed(), id.generation.cast_signed(), 0]);
                 return json(batch, &reason.as_str());
@@ -106,29 +125,51 @@ impl State {
         json(batch, &told);
     }
 
-    fn add_request(&mut self, request: Request, batch: &mut Batch, shapes: &mut Shapes) {
+    /// The number of a method's handler; -1 when there is none.
+    fn handler(&mut self, method: &Arc<str>) -> i32 {
+        match &self.latest_handler {
+            Some((latest, number)) if Arc::ptr_eq(latest, method) => *number,
+            _ => {
+                let number = self.handlers.get(&**method).copied().unwrap_or(-1);
+                self.latest_handler = Some((method.clone(), number));
+                number
+            }
+        }
+    }
+
+    fn add_request(&mut self, request: &Request, batch: &mut Batch, shapes: &mut Shapes, environment: &Environment) {
         let Request { id, request_id, from, method, params, context, wants_answer } = request;
         // Registered when the request came in; a method that was taken away since is answered by JavaScript.
-        let handler = self.handlers.get(&*method).copied().unwrap_or(-1);
+        let handler = self.handler(method);
+        let mark = batch.mark();
         batch.record(Record::Request, [id.slot.cast_signed(), id.generation.cast_signed(), handler]);
         if !wants_answer {
             batch.mark_notification();
         }
-        match self.session.request_context(id).filter(|context| context.encoding == Encoding::Json) {
-            Some(context) => batch.context(context.bytes, shapes),
-            None => {
-                let mut text = std::mem::take(&mut self.context_text);
-                context.write_json(&from, &self.session.config().service_name, &mut text);
-                batch.context(&text, shapes);
-                text.clear();
-                self.context_text = text;
-            }
+        let service = &self.session.config().service_name;
+        if let Some(context) = self.session.request_context(*id).filter(|context| context.encoding == Encoding::Json) {
+            batch.context(context.bytes, shapes);
+        } else if let Some((tape, shape)) = batch.context_on_tape(shapes) {
+            let deadline_ms = context.deadline_ms();
+            context.with_parts(from, service, |root, chain, depth| {
+                tape.push_context(shape, root, chain, depth, deadline_ms);
+            });
+        } else {
+            batch.element(|text| context.write_json(from, service, text));
         }
         if self.wants_ids {
             json(batch, &request_id.to_string());
         }
-        batch.value(&params, shapes);
+        if let Err(error) = batch.value(params, shapes) {
+            batch.reset(mark);
+            self.session.respond(*id, Outcome::Error(&unreadable(&error)), environment.now());
+        }
     }
+}
+
+/// The error for what was received as a value and is none.
+fn unreadable(error: &ScanError) -> ErrorBody {
+    ErrorBody::new(ErrorCode::DeserializationFailed, format!("the value cannot be read: {error}"))
 }
 
 fn json(batch: &mut Batch, value: &impl Serialize) {

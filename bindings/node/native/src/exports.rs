@@ -115,6 +115,8 @@ fn new_session(environment: &Environment, options: &str) -> Result<(Session, Pat
     config.metadata = options.metadata;
     config.speaks_v2 = options.speaks_v2;
     config.takes_lanes = options.lanes;
+    // `batch` does: what JavaScript does not parse need not be read twice.
+    config.checks_payloads = false;
     // std's hasher has a random key for each process and each map.
     let seed = RandomState::new().hash_one(std::process::id());
     Ok((Session::new(config, seed, environment.now())?, options.gateway_path, options.lane_spin_us))
@@ -196,6 +198,7 @@ unsafe extern "C" fn register_method(env: napi_env, info: napi_callback_info) ->
             return Some(error_text(env, &error));
         }
         state.handlers.insert(name.into_boxed_str(), handler);
+        state.latest_handler = None;
         drop(state);
         client.arm_if_connected();
         None
@@ -211,6 +214,7 @@ unsafe extern "C" fn unregister_method(env: napi_env, info: napi_callback_info) 
         let mut state = client.state.borrow_mut();
         state.session.unregister_method(&name, client.environment.now());
         state.handlers.remove(name.as_str());
+        state.latest_handler = None;
         drop(state);
         client.arm_if_connected();
         None

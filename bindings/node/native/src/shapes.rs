@@ -36,6 +36,8 @@ pub(crate) struct Shapes {
     by_text: HashMap<Box<[u8]>, i32>,
     places: Vec<Place>,
     undefined: Vec<i32>,
+    /// The shape of contexts, once one was needed; `None` inside when there was no room.
+    context: Option<Option<i32>>,
     /// JavaScript can compile code for them.
     pub(crate) are_used: bool,
 }
@@ -77,6 +79,7 @@ impl Default for Shapes {
             by_text: HashMap::new(),
             places: first_places(),
             undefined: Vec::new(),
+            context: None,
             are_used: false,
         }
     }
@@ -97,6 +100,19 @@ impl Shapes {
             ends.push(text.len());
         }
         self.insert(text, ends)
+    }
+
+    /// The shape of contexts: root, chain, depth, deadline.
+    pub(crate) fn context(&mut self) -> Option<i32> {
+        if self.context.is_none() {
+            let keys = ["root", "chain", "depth", "deadline"].map(str::to_owned);
+            let number = self.number(&keys);
+            if let Some(number) = number {
+                self.define_number(number);
+            }
+            self.context = Some(number);
+        }
+        self.context.flatten()
     }
 
     /// Goes on by the key that stands at the beginning of `json`, and says how many bytes it takes with its colon. Only a key that
@@ -219,11 +235,16 @@ impl Shapes {
             return Found::Refused;
         }
         let Some(number) = self.insert(text, ends) else { return Found::Refused };
+        self.define_number(number);
+        Found::Shape(number)
+    }
+
+    /// JavaScript has to compile a shape, unless it has.
+    fn define_number(&mut self, number: i32) {
         let shape = &mut self.list[usize::try_from(number).expect("numbers are indices")];
         if !std::mem::replace(&mut shape.is_defined, true) {
             self.undefined.push(number);
         }
-        Found::Shape(number)
     }
 
     fn insert(&mut self, text: Vec<u8>, ends: Vec<usize>) -> Option<i32> {

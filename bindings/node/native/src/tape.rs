@@ -66,6 +66,28 @@ impl Tape {
         self.end_string();
     }
 
+    /// A context, whose keys have the number `shape`.
+    pub(crate) fn push_context(
+        &mut self,
+        shape: i32,
+        root: &str,
+        chain: &mut dyn Iterator<Item = &str>,
+        depth: u32,
+        deadline_ms: u64,
+    ) {
+        self.ints.extend([OBJECT, shape]);
+        self.push_string(root);
+        self.ints.extend([ARRAY, 0]);
+        let count_at = self.ints.len() - 1;
+        for name in chain {
+            self.push_string(name);
+            self.ints[count_at] += 1;
+        }
+        self.ints.extend([INT, depth.cast_signed(), DOUBLE]);
+        #[expect(clippy::cast_precision_loss, reason = "JavaScript has no other numbers")]
+        self.doubles.push(deadline_ms as f64);
+    }
+
     pub(crate) fn mark(&self) -> Mark {
         Mark { ints: self.ints.len(), doubles: self.doubles.len(), text: self.text.len(), ends: self.ends.len() }
     }

@@ -115,6 +115,36 @@ fn results_that_are_no_values_end_their_call_and_nothing_else() {
 }
 
 #[test]
+fn a_driver_that_proves_payloads_itself_gets_them_as_they_came() {
+    let mut pair = Pair::connected_v2(SessionConfig { checks_payloads: false, ..config() });
+    for (codec, result, arrives) in
+        [(1, &b"1],[2"[..], true), (1, b"\"\xff\"", true), (2, b"\xc1", false), (9, b"x", false)]
+    {
+        pair.call("user", "get", &json!(1)).unwrap();
+        let (conn, call) = pair.sent.pop_back().unwrap();
+        pair.send_bytes(conn, &wire2::frame(RESPONSE, 0, codec, id_of(&call), result));
+        let outcome = pair.next_done().1;
+        if arrives {
+            assert_eq!(&outcome.unwrap().bytes[..], result);
+        } else {
+            assert_eq!(code(outcome), ErrorCode::DeserializationFailed, "another encoding is read in any case");
+        }
+    }
+}
+
+#[test]
+fn names_are_looked_at_whatever_was_called_before() {
+    let mut pair = Pair::connected_v2(config());
+    let mut call = |to: &str, method: &str| pair.call(to, method, &json!(1)).map_err(|error| error.code.unwrap());
+    assert_eq!(call("", ""), Err(ErrorCode::InvalidArgument));
+    assert!(call("user", "get").is_ok() && call("user", "get").is_ok());
+    for (to, method) in [("", "get"), ("user", ""), ("", ""), ("us\ner", "get"), ("user", "g\net")] {
+        assert_eq!(call(to, method), Err(ErrorCode::InvalidArgument), "{to:?} {method:?}");
+        assert!(call("user", "get").is_ok());
+    }
+}
+
+#[test]
 fn payloads_of_whole_frames_are_not_copied() {
     let mut pair = Pair::connected_v2(config());
     pair.call("user", "get", &json!(1)).unwrap();

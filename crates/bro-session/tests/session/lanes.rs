@@ -201,6 +201,7 @@ fn the_lane_outlives_the_gateway_and_the_next_one_is_told_of_it() {
     }
     lane.ends[0].call("user", "get", &json!(1)).unwrap();
     assert_eq!(code(lane.ends[0].call("role", "get", &json!(1))), ErrorCode::NotConnected);
+    assert_eq!(["user", "role"].map(|service| lane.ends[0].session.can_call(service)), [true, false]);
     let request = lane.asked(1);
     lane.answer(1, &request, b"1");
     assert!(lane.ends[0].next_done().1.is_ok());
