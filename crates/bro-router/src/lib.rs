@@ -8,7 +8,7 @@
 //! | `register`, `registry` | services by name, each with the ring of its instances |
 //! | `routing`, `calls`, `abandoned` | CALLs: admission, forwarding, what is in flight, and what may still be answered |
 //! | `reply` | RESPONSEs: forwarded, and the gateway's own |
-//! | `v2_peer`, `v2_call`, `v2_reply` | the same for peers of version 2 |
+//! | `v2_peer`, `v2_call`, `v2_reply`, `v2_report` | the same for peers of version 2 |
 //! | `cancel` | calls that are given up, and those made for them |
 //! | `lanes` | direct lanes between peers: offered, open, taken back |
 //! | `closing`, `drain` | how connections and the gateway end |
@@ -44,6 +44,7 @@ mod timers;
 mod v2_call;
 mod v2_peer;
 mod v2_reply;
+mod v2_report;
 mod view;
 
 pub use config::{ConfigError, RouterConfig};
