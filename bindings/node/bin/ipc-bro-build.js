@@ -11,7 +11,8 @@ if (!existsSync(join(source, "Cargo.toml"))) {
   process.exit(1);
 }
 const target = join(source, "target");
-const built = spawnSync(process.env.CARGO ?? "cargo", ["build", "--release", "--locked", "--target-dir", target], {
+const flags = ["build", "--profile", "packaged", "--locked", "--target-dir", target];
+const built = spawnSync(process.env.CARGO ?? "cargo", flags, {
   cwd: source,
   stdio: "inherit",
 });
@@ -36,7 +37,7 @@ place(`bro${exe}`, `bro${exe}`);
 
 function place(made, name) {
   const to = join(folder, name);
-  copyFileSync(join(target, "release", made), `${to}.new`);
+  copyFileSync(join(target, "packaged", made), `${to}.new`);
   chmodSync(`${to}.new`, 0o755);
   renameSync(`${to}.new`, to);
   console.log(`built ${to}`);

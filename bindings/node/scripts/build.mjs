@@ -28,7 +28,7 @@ function buildNative() {
 /** Runs cargo, and gives the files that it says it made. */
 function cargoBuild(packages) {
   const options = { cwd: checkout, stdio: ["ignore", "pipe", "inherit"], maxBuffer: 1 << 28, encoding: "utf8" };
-  const flags = ["build", "--release", "--locked", "--message-format", "json-render-diagnostics"];
+  const flags = ["build", "--profile", "packaged", "--locked", "--message-format", "json-render-diagnostics"];
   const lines = execFileSync(process.env.CARGO ?? "cargo", [...flags, ...packages], options).split("\n");
   const artifacts = lines.filter((line) => line.startsWith("{")).map((line) => JSON.parse(line));
   return artifacts.flatMap((artifact) => [...(artifact.filenames ?? []), artifact.executable ?? []].flat());
