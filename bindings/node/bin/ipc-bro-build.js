@@ -11,7 +11,8 @@ if (!existsSync(join(source, "Cargo.toml"))) {
   process.exit(1);
 }
 const target = join(source, "target");
-const built = spawnSync(process.env.CARGO ?? "cargo", ["build", "--release", "--locked", "--target-dir", target], {
+const flags = ["build", "--release", "--locked", "--target-dir", target];
+const built = spawnSync(process.env.CARGO ?? "cargo", flags, {
   cwd: source,
   stdio: "inherit",
 });

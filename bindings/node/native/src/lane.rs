@@ -127,7 +127,8 @@ impl LaneSocket {
 
     /// Asks the peer to ring. False when there is something to do instead.
     pub(crate) fn arm(&mut self) -> bool {
-        if !self.is_armed {
+        // Not even for a moment where it is not needed: a peer that is just writing would ring.
+        if !self.is_armed && !self.is_ready() {
             match self.lane.arm() {
                 Ok(is_ready) => self.is_armed = !is_ready && !self.is_over,
                 Err(_) => self.is_over = true,
