@@ -48,7 +48,7 @@ use std::collections::VecDeque;
 /// - Every `connect` ends with [`SessionEvent::Registered`], [`SessionEvent::AlreadyConnected`] or
 ///   [`SessionEvent::ConnectFailed`]; calls of `connect` that overlap end together.
 /// - On one connection, at most `queue_bytes_max + frame_bytes_max +`
-///   [`CLIENT_QUEUE_ERRORS_BYTES_MAX`](bro_proto::limits::CLIENT_QUEUE_ERRORS_BYTES_MAX) bytes wait to be written.
+///   [`CLIENT_QUEUE_ERRORS_BYTES_MAX`] bytes wait to be written.
 #[derive(Debug)]
 pub struct Session {
     pub(crate) config: SessionConfig,
