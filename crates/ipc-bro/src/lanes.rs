@@ -128,13 +128,14 @@ impl LaneEnd {
                 return Poll::Ready(Ok(Some(chunk)));
             }
             if self.lane.is_peer_closed() {
-                return Poll::Ready(Ok(None));
+                // What it sent just before it closed may have come after the look above.
+                return Poll::Ready(self.read());
             }
             if self.lane.spin() || self.lane.arm()? {
                 // A record, room for what is to be written, or the end.
                 match self.read()? {
                     Some(chunk) => return Poll::Ready(Ok(Some(chunk))),
-                    None if self.lane.is_peer_closed() => return Poll::Ready(Ok(None)),
+                    None if self.lane.is_peer_closed() => return Poll::Ready(self.read()),
                     None => cx.waker().wake_by_ref(),
                 }
                 return Poll::Pending;
