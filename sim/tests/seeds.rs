@@ -74,6 +74,21 @@ fn a_million_steps_without_a_violation() {
         "cascade",
         "name told",
         "pong",
+        // Lanes.
+        "watched",
+        "lane offered",
+        "lane offered at once",
+        "lane opened",
+        "lane not taken",
+        "lane closed by a peer",
+        "lane lost",
+        "lane revoked",
+        "lane told of",
+        "lane adopted",
+        "lane of others",
+        "lane refused while watched",
+        "lane too many",
+        "lane counted",
     ];
     for what in everywhere {
         assert!(sum.seen.get(what).is_some_and(|&count| count > 10), "{what} hardly came up: {:?}", sum.seen);
