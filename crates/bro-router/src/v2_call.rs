@@ -4,7 +4,7 @@ use crate::calls::{CalleeId, CallerId, Calls, NewCall};
 use crate::event::{Event, EventMask};
 use crate::introspect::Inquiry;
 use crate::outbox::{Outbox, Part};
-use crate::peers::NIL;
+use crate::peers::{LastRoute, NIL};
 use crate::reply::{Answer, check_carried, check_frame_bytes, check_frame_size};
 use crate::router::Router;
 use crate::timers::Timer;
@@ -20,7 +20,11 @@ pub(crate) const NOTHING: Payload<'static> = Payload { encoding: Encoding::Json,
 
 /// Where a call goes.
 enum Target {
-    Instance(u32),
+    Service {
+        index: u32,
+        /// Its only instance, if that was found without asking the service.
+        only: Option<u32>,
+    },
     Gateway,
 }
 
@@ -93,7 +97,7 @@ impl Router {
                 self.ask_gateway(caller, call, now, out);
                 return None;
             }
-            Ok(Target::Instance(service)) => match self.admit_v2(caller, service, call, now) {
+            Ok(Target::Service { index, only }) => match self.admit_v2(caller, index, only, call, now) {
                 Ok(admitted) if self.peers[admitted.callee].v2.is_some() => {
                     self.forward_v2(caller, admitted, call, frame_bytes, now, out)
                 }
@@ -133,7 +137,7 @@ impl Router {
     pub(crate) fn route_notify(&mut self, caller: u32, frame: &mut [u8], now: Now, out: &mut impl Outbox) {
         let Ok(v2::Frame::Notify(call)) = v2::parse(frame) else { unreachable!("the caller read it") };
         let admitted = match self.find_target(caller, &call) {
-            Ok(Target::Instance(service)) => self.admit_v2(caller, service, &call, now),
+            Ok(Target::Service { index, only }) => self.admit_v2(caller, index, only, &call, now),
             Ok(Target::Gateway) => {
                 let message = "the gateway's own methods answer: call them";
                 Err(ErrorBody::new(ErrorCode::InvalidMessage, message).into())
@@ -156,28 +160,44 @@ impl Router {
 
     #[inline]
     fn find_target(&mut self, caller: u32, call: &v2::Call<'_>) -> Result<Target, Refusal> {
+        if let Some(callee) = self.peers.last_callee(caller, call.peer) {
+            return Ok(Target::Service { index: self.peers[callee].service, only: Some(callee) });
+        }
+        self.look_up_route(caller, call.peer)
+    }
+
+    fn look_up_route(&mut self, caller: u32, number: u32) -> Result<Target, Refusal> {
         let Router { peers, registry, hasher, .. } = self;
         let Some(state) = &mut peers[caller].v2 else { return Err(Refusal::Closed("not of version 2")) };
-        let Some(route) = state.route(call.peer) else { return Err(Refusal::Closed("a route that was not bound")) };
-        if let Some(index) = route.known(registry) {
-            return Ok(Target::Instance(index));
-        }
-        match registry.find(hasher, &route.name) {
-            Some(index) => {
-                state.found(call.peer, index, registry[index].serial);
-                Ok(Target::Instance(index))
+        let Some(route) = state.route(number) else { return Err(Refusal::Closed("a route that was not bound")) };
+        let known = route.known(registry);
+        let Some(index) = known.or_else(|| registry.find(hasher, &route.name)) else {
+            if *route.name == *GATEWAY_SERVICE {
+                return Ok(Target::Gateway);
             }
-            None if *route.name == *GATEWAY_SERVICE => Ok(Target::Gateway),
-            None => {
-                let name = route.name.clone();
-                Err(self.unknown_service(&name).into())
-            }
+            let name = route.name.clone();
+            return Err(self.unknown_service(&name).into());
+        };
+        let serial = registry[index].serial;
+        if known.is_none() {
+            state.found(number, index, serial);
         }
+        if let Some(callee) = registry.only_instance(index) {
+            peers[caller].last_route = LastRoute { number, callee, serial };
+        }
+        Ok(Target::Service { index, only: None })
     }
 
     /// Checks what a call may do, and chooses its callee.
     #[inline]
-    fn admit_v2(&mut self, caller: u32, service: u32, call: &v2::Call<'_>, now: Now) -> Result<Admitted, Refusal> {
+    fn admit_v2(
+        &mut self,
+        caller: u32,
+        service: u32,
+        only: Option<u32>,
+        call: &v2::Call<'_>,
+        now: Now,
+    ) -> Result<Admitted, Refusal> {
         if self.is_draining() {
             let message = "the gateway is shutting down and takes no new calls: call again after reconnecting";
             return Err(ErrorBody::new(ErrorCode::ShuttingDown, message).into());
@@ -212,7 +232,7 @@ impl Router {
             );
             return Err(ErrorBody::new(ErrorCode::MaxDepthExceeded, message).into());
         }
-        let callee = self.choose_instance(caller, service)?;
+        let callee = self.choose_instance(caller, service, only)?;
         Ok(Admitted { callee, timeout_ms, parent, context })
     }
 
@@ -267,10 +287,19 @@ impl Router {
     /// The number of the caller's name for the callee, which is told first where it is new.
     #[inline]
     pub(crate) fn introduce(&mut self, callee: u32, caller: u32, now: Now, out: &mut impl Outbox) -> u32 {
-        let service = self.peers[caller].service;
-        let serial = self.registry[service].serial;
-        let state = self.peers[callee].v2.as_mut().expect("the callee speaks version 2");
-        let introduction = state.introduce(serial);
+        let serial = self.peers[caller].serial;
+        let peer = &self.peers[callee];
+        if peer.last_name_serial == serial {
+            return peer.last_name;
+        }
+        self.look_up_name(callee, caller, now, out)
+    }
+
+    fn look_up_name(&mut self, callee: u32, caller: u32, now: Now, out: &mut impl Outbox) -> u32 {
+        let (service, serial) = (self.peers[caller].service, self.peers[caller].serial);
+        let peer = &mut self.peers[callee];
+        let introduction = peer.v2.as_mut().expect("the callee speaks version 2").introduce(serial);
+        (peer.last_name_serial, peer.last_name) = (serial, introduction.number);
         if introduction.is_new {
             let mut frame = std::mem::take(&mut self.scratch);
             encode::name(&mut frame, introduction.number, &self.registry[service].name, introduction.forgets);

@@ -3,6 +3,7 @@
 use crate::event::CloseReason;
 use crate::lanes::BusyPeers;
 use crate::outbox::Outbox;
+use crate::peers::LastRoute;
 use crate::registry::Registry;
 use crate::router::Router;
 use bro_proto::limits::{NAMES_PER_PEER_MAX, ROUTES_BYTES_MAX, ROUTES_PER_PEER_MAX};
@@ -11,20 +12,17 @@ use hashbrown::HashTable;
 
 /// The state of one connection. An idle one owns no memory outside this struct.
 #[derive(Debug, Default)]
+#[repr(C, align(64))]
 pub(crate) struct V2Peer {
-    /// By route number.
+    /// By route number. In one cache line with where the callee is counted that is called most.
     routes: Vec<Route>,
-    /// What they take.
+    pub(crate) busy: BusyPeers,
+    /// What the routes take.
     route_bytes: usize,
     /// Names told: serial of the caller's service, and its number.
     names: HashTable<(u64, u32)>,
-    /// The entry that was used last. Serial 0 is nobody's.
-    last_name: (u64, u32),
-    /// It said in REGISTER that it can use lanes.
-    pub(crate) takes_lanes: bool,
     /// Indices of its lanes; at most [`bro_proto::limits::LANES_PER_PEER_MAX`].
     pub(crate) lanes: Vec<u32>,
-    pub(crate) busy: BusyPeers,
 }
 
 /// A service that the client calls, and where it was found the last time.
@@ -45,10 +43,6 @@ pub(crate) struct Introduction {
 }
 
 impl V2Peer {
-    pub(crate) fn new(takes_lanes: bool) -> Self {
-        Self { takes_lanes, ..Self::default() }
-    }
-
     /// Binds a route number. Numbers are taken in order, so that one claims no more memory than its name; false otherwise.
     pub(crate) fn bind(&mut self, number: u64, name: &str) -> bool {
         // Nothing is looked up now: serial 0 is nobody's.
@@ -81,17 +75,8 @@ impl V2Peer {
     }
 
     /// The number of a caller's name, by the serial of its service.
-    #[inline]
     pub(crate) fn introduce(&mut self, serial: u64) -> Introduction {
-        if self.last_name.0 == serial {
-            return Introduction { number: self.last_name.1, is_new: false, forgets: false };
-        }
-        self.look_up(serial)
-    }
-
-    fn look_up(&mut self, serial: u64) -> Introduction {
         if let Some(&known) = self.names.find(hash(serial), |entry| entry.0 == serial) {
-            self.last_name = known;
             return Introduction { number: known.1, is_new: false, forgets: false };
         }
         let forgets = self.names.len() >= NAMES_PER_PEER_MAX;
@@ -100,7 +85,6 @@ impl V2Peer {
         }
         let number = u32::try_from(self.names.len()).expect("few names");
         self.names.insert_unique(hash(serial), (serial, number), |entry| hash(entry.0));
-        self.last_name = (serial, number);
         Introduction { number, is_new: true, forgets }
     }
 }
@@ -114,6 +98,7 @@ impl Router {
             return self.violated(slot, "a RESOLVE of a route number that is not the next one", now, out);
         }
         let after = state.route_bytes();
+        self.peers[slot].last_route = LastRoute::NONE;
         self.peers.route_bytes = self.peers.route_bytes - before + after;
         if self.peers.route_bytes > ROUTES_BYTES_MAX {
             let message = format!("the routes of all connections take {ROUTES_BYTES_MAX} bytes already: bind fewer");
