@@ -4,6 +4,9 @@
 //! both are told that it may be used. The router never sees what travels on it. It takes it back when somebody wants to watch single
 //! calls, and when it loses either peer.
 
+#[path = "state/lanes.rs"]
+mod state;
+
 use crate::event::{CloseReason, EventMask};
 use crate::outbox::{LaneOffer, Outbox, Part};
 use crate::peers::NIL;

@@ -1,5 +1,8 @@
 //! Connections: what is known of each, and what each has been charged for.
 
+#[path = "state/peers.rs"]
+mod state;
+
 use crate::abandoned::Abandoned;
 use crate::config::RouterConfig;
 use crate::counters::Counters;

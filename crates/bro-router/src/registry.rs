@@ -1,5 +1,8 @@
 //! Services by name, each with the ring of its instances.
 
+#[path = "state/registry.rs"]
+mod state;
+
 use crate::hash::KeyedHash;
 use crate::peers::{NIL, Peers, UNPOOLED};
 use bro_proto::timer::TimerId;

@@ -1,5 +1,8 @@
 //! What the two sides of a connection of version 2 have told each other: routes by the client, callers' names by the gateway.
 
+#[path = "state/v2_peer.rs"]
+mod state;
+
 use crate::event::CloseReason;
 use crate::lanes::BusyPeers;
 use crate::outbox::Outbox;
