@@ -4,11 +4,12 @@ use crate::calls::{CalleeId, CallerId, Calls, NewCall};
 use crate::event::{Event, EventMask};
 use crate::introspect::Inquiry;
 use crate::outbox::{Outbox, Part};
-use crate::peers::{LastRoute, NIL};
+use crate::peers::NIL;
 use crate::reply::{Answer, check_carried, check_frame_bytes, check_frame_size};
 use crate::router::Router;
 use crate::timers::Timer;
-use bro_proto::limits::{CALL_TIMEOUT_MAX_MS, GATEWAY_SERVICE, SECTIONS_BYTES_MAX};
+use crate::v2_peer::Target;
+use bro_proto::limits::{CALL_TIMEOUT_MAX_MS, SECTIONS_BYTES_MAX};
 use bro_proto::v1::encode::{CallFields, ContextSource, Outcome, encode_call};
 use bro_proto::v1::{Encoding, Payload};
 use bro_proto::v2::encode::{self, CallHead};
@@ -17,16 +18,6 @@ use bro_proto::{CallContext, ErrorBody, ErrorCode, Now};
 
 /// No context and no value in either encoding.
 pub(crate) const NOTHING: Payload<'static> = Payload { encoding: Encoding::Json, bytes: &[] };
-
-/// Where a call goes.
-enum Target {
-    Service {
-        index: u32,
-        /// Its only instance, if that was found without asking the service.
-        only: Option<u32>,
-    },
-    Gateway,
-}
 
 /// A call that may be passed on.
 struct Admitted {
@@ -59,10 +50,10 @@ pub(crate) struct Completion {
 }
 
 /// What ends the connection of a peer that does not keep to the protocol.
-type Violation = &'static str;
+pub(crate) type Violation = &'static str;
 
 /// Why a call is not passed on.
-enum Refusal {
+pub(crate) enum Refusal {
     /// It is told.
     Told(ErrorBody),
     /// It is closed.
@@ -156,36 +147,6 @@ impl Router {
     pub(crate) fn violated(&mut self, slot: u32, violation: Violation, now: Now, out: &mut impl Outbox) {
         let message = format!("{violation}; the connection will be closed");
         self.refuse_malformed(slot, ErrorCode::InvalidMessage, message, now, out);
-    }
-
-    #[inline]
-    fn find_target(&mut self, caller: u32, call: &v2::Call<'_>) -> Result<Target, Refusal> {
-        if let Some(callee) = self.peers.last_callee(caller, call.peer) {
-            return Ok(Target::Service { index: self.peers[callee].service, only: Some(callee) });
-        }
-        self.look_up_route(caller, call.peer)
-    }
-
-    fn look_up_route(&mut self, caller: u32, number: u32) -> Result<Target, Refusal> {
-        let Router { peers, registry, hasher, .. } = self;
-        let Some(state) = &mut peers[caller].v2 else { return Err(Refusal::Closed("not of version 2")) };
-        let Some(route) = state.route(number) else { return Err(Refusal::Closed("a route that was not bound")) };
-        let known = route.known(registry);
-        let Some(index) = known.or_else(|| registry.find(hasher, &route.name)) else {
-            if *route.name == *GATEWAY_SERVICE {
-                return Ok(Target::Gateway);
-            }
-            let name = route.name.clone();
-            return Err(self.unknown_service(&name).into());
-        };
-        let serial = registry[index].serial;
-        if known.is_none() {
-            state.found(number, index, serial);
-        }
-        if let Some(callee) = registry.only_instance(index) {
-            peers[caller].last_route = LastRoute { number, callee, serial };
-        }
-        Ok(Target::Service { index, only: None })
     }
 
     /// Checks what a call may do, and chooses its callee.
@@ -282,32 +243,6 @@ impl Router {
         }
         let message = format!("the contexts of the calls in flight have {SECTIONS_BYTES_MAX} bytes: call again later");
         Err(ErrorBody::new(ErrorCode::ResourceExhausted, message))
-    }
-
-    /// The number of the caller's name for the callee, which is told first where it is new.
-    #[inline]
-    pub(crate) fn introduce(&mut self, callee: u32, caller: u32, now: Now, out: &mut impl Outbox) -> u32 {
-        let serial = self.peers[caller].serial;
-        let peer = &self.peers[callee];
-        if peer.last_name_serial == serial {
-            return peer.last_name;
-        }
-        self.look_up_name(callee, caller, now, out)
-    }
-
-    fn look_up_name(&mut self, callee: u32, caller: u32, now: Now, out: &mut impl Outbox) -> u32 {
-        let (service, serial) = (self.peers[caller].service, self.peers[caller].serial);
-        let peer = &mut self.peers[callee];
-        let introduction = peer.v2.as_mut().expect("the callee speaks version 2").introduce(serial);
-        (peer.last_name_serial, peer.last_name) = (serial, introduction.number);
-        if introduction.is_new {
-            let mut frame = std::mem::take(&mut self.scratch);
-            encode::name(&mut frame, introduction.number, &self.registry[service].name, introduction.forgets);
-            let parts = [Part::Scratch(&frame)];
-            self.peers.send_unpaused(callee, &parts, now, &mut self.timers, &mut self.counters, out);
-            self.keep_scratch(frame);
-        }
-        introduction.number
     }
 
     /// To a callee of version 2: the bytes that came in, completed where they lie.
