@@ -69,11 +69,15 @@ pub enum Fault {
     DeafToLaneClose,
     /// What was done on a lane is counted wrongly.
     ChangedStats,
+    /// A gateway that takes over has lost a call in flight.
+    DropInTakeover,
+    /// A gateway that takes over does not know which names were told.
+    ForgetInTakeover,
 }
 
 impl Fault {
     /// Every defect there is.
-    pub const ALL: [Fault; 31] = [
+    pub const ALL: [Fault; 33] = [
         Fault::DropResponse,
         Fault::RepeatResponse,
         Fault::Misdirect,
@@ -105,6 +109,8 @@ impl Fault {
         Fault::DropLaneClose,
         Fault::DeafToLaneClose,
         Fault::ChangedStats,
+        Fault::DropInTakeover,
+        Fault::ForgetInTakeover,
     ];
 
     /// The name on the command line.
@@ -142,6 +148,8 @@ impl Fault {
             Fault::DropLaneClose => "drop-lane-close",
             Fault::DeafToLaneClose => "deaf-to-lane-close",
             Fault::ChangedStats => "changed-stats",
+            Fault::DropInTakeover => "drop-in-takeover",
+            Fault::ForgetInTakeover => "forget-in-takeover",
         }
     }
 

@@ -213,7 +213,7 @@ impl World {
         for (at, word) in words.chunks_exact(8).enumerate() {
             let word = word.iter().rev().fold(0, |sum, byte| sum << 8 | u64::from(*byte));
             let more = word.saturating_sub(lane.told[side][at]);
-            self.lanes.totals[at] = self.lanes.totals[at].saturating_add(more);
+            self.lanes.totals[at] = self.lanes.totals[at].saturating_add(more).min(u64::MAX / 2);
             lane.told[side][at] = word;
         }
         self.saw("lane counted");

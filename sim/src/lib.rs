@@ -10,6 +10,7 @@
 //! | `lanes`, `traffic_lanes` | who must have a lane and who must not, and what random peers say of theirs |
 //! | `verdict`, `verdict_v1`, `verdict_v2` | the checks of one input's outputs |
 //! | `wire`, `wire_v2` | frames by code that shares nothing with bro-proto |
+//! | `takeover` | the router is replaced by one that was made from its state |
 //! | `fault`, `spoil` | deliberate defects, which the checks must catch |
 
 mod fault;
@@ -19,6 +20,7 @@ mod model_v2;
 mod network;
 mod simulator;
 mod spoil;
+mod takeover;
 mod traffic;
 mod traffic_lanes;
 mod traffic_v2;
