@@ -257,9 +257,16 @@ impl Driver {
     fn read_ready(&mut self) {
         let budget = read_budget(self.readable.len());
         let mut readable = std::mem::take(&mut self.readable);
-        for peer in readable.drain(..) {
-            self.read(peer, budget);
+        for (at, peer) in readable.iter().enumerate() {
+            if let Some(after_next) = readable.get(at + 2) {
+                self.router.expect(*after_next);
+            }
+            if let Some(next) = readable.get(at + 1) {
+                self.router.expect_next(*next);
+            }
+            self.read(*peer, budget);
         }
+        readable.clear();
         self.readable = readable;
     }
 
