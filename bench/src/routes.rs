@@ -94,9 +94,7 @@ impl Table {
             let (caller, callee) = self.next_pair();
             let (caller, callee) = (self.peers[caller], self.peers[callee]);
             // As a driver does that knows which connections are ready.
-            let [next, after_next] = [0, STRIDE].map(|ahead| self.peers[(self.at + ahead) % self.peers.len()]);
-            self.router.expect(after_next);
-            self.router.expect_next(next);
+            self.router.expect(&[0, STRIDE].map(|ahead| self.peers[(self.at + ahead) % self.peers.len()]));
             self.sink.forget();
             self.router.handle_frame(caller, self.frames.call(), NOW, &mut self.sink);
             ensure!(self.sink.to == Some(callee), "the call went elsewhere");

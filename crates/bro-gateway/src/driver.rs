@@ -307,12 +307,7 @@ impl Driver {
         let budget = read_budget(self.readable.len());
         let mut readable = std::mem::take(&mut self.readable);
         for (at, peer) in readable.iter().enumerate() {
-            if let Some(after_next) = readable.get(at + 2) {
-                self.router.expect(*after_next);
-            }
-            if let Some(next) = readable.get(at + 1) {
-                self.router.expect_next(*next);
-            }
+            self.router.expect(&readable[at + 1..]);
             self.read(*peer, budget);
         }
         readable.clear();

@@ -4,17 +4,15 @@ use crate::outbox::PeerId;
 use crate::router::Router;
 
 impl Router {
-    /// Says that frames of this peer come soon, though others come before: what is known of it is fetched meanwhile. Changes nothing else,
-    /// and costs little also where it was not needed.
+    /// Says whose frames come after those of the present peer, the next one first: what is known of them is fetched meanwhile. Changes
+    /// nothing else, and costs little also where it was not needed.
     #[inline]
-    pub fn expect(&self, peer: PeerId) {
-        self.peers.fetch(peer.slot);
-    }
-
-    /// Says that the next frames are of this peer, which was [`Router::expect`]ed before: whom it called last is fetched meanwhile.
-    #[inline]
-    pub fn expect_next(&self, peer: PeerId) {
-        if let Some(callee) = self.peers.last_called(peer.slot) {
+    pub fn expect(&self, coming: &[PeerId]) {
+        if let Some(after_next) = coming.get(1) {
+            self.peers.fetch(after_next.slot);
+        }
+        // What is known of this one was fetched one peer ago. Mostly it calls again whom it called last.
+        if let Some(callee) = coming.first().and_then(|next| self.peers.last_called(next.slot)) {
             self.peers.fetch(callee);
         }
     }
@@ -44,9 +42,9 @@ mod tests {
         let router = Router::new(RouterConfig::default(), 1, Now::default());
         let before = format!("{router:?}");
         for slot in [0, 7, u32::MAX] {
-            router.expect(PeerId { slot, generation: 1 });
-            router.expect_next(PeerId { slot, generation: 1 });
+            router.expect(&[PeerId { slot, generation: 1 }; 3]);
         }
+        router.expect(&[]);
         let value = 5_u64;
         fetch(&value);
         assert_eq!((value, format!("{router:?}")), (5, before));
