@@ -2,7 +2,7 @@
 
 use crate::WorkerArgs;
 use crate::plan::REFUSAL;
-use crate::report::Report;
+use crate::report::{HEARTBEAT_INTERVAL, Report};
 use bro_testing::client::builder;
 use ipc_bro::{Client, Context, Error, HandlerError};
 use serde_json::Value;
@@ -14,6 +14,7 @@ pub(crate) fn run(args: &WorkerArgs) {
     runtime.block_on(async {
         let client = builder(&args.name, &args.socket, args.encoding())
             .pool_size(args.pool_size)
+            .heartbeat_interval(HEARTBEAT_INTERVAL)
             .wait_for_gateway(Duration::from_secs(60))
             .method("echo", |params: Value, _| async move { Ok::<_, Error>(params) })
             .method("sleep", sleep)
@@ -26,9 +27,13 @@ pub(crate) fn run(args: &WorkerArgs) {
         let end_of_input = tokio::task::spawn_blocking(crate::wait_for_end_of_input);
         let report = Mutex::new(Report::default());
         connect(&client, &report).await;
-        let _ = end_of_input.await;
-        client.disconnect().await;
+        tokio::select! {
+            _ = end_of_input => client.disconnect().await,
+            left = client.serve_until_signal() => left.expect("signals can be watched"),
+        }
     });
+    // Standard input may still be read from.
+    runtime.shutdown_background();
 }
 
 /// Connects, trying again while a predecessor's name is not free yet.
