@@ -4,6 +4,7 @@
 //! | file | subject |
 //! |---|---|
 //! | `simulator` | the steps, and the order of inputs as a driver gives them |
+//! | `summary` | what a run did, or what it found |
 //! | `traffic`, `traffic_v2` | what random peers write |
 //! | `network` | connections and queues, as a driver would hold them |
 //! | `model`, `model_v2` | what is registered and in flight, what must come of each input, and what ends with what |
@@ -20,6 +21,7 @@ mod model_v2;
 mod network;
 mod simulator;
 mod spoil;
+mod summary;
 mod takeover;
 mod traffic;
 mod traffic_lanes;
@@ -32,4 +34,5 @@ mod wire;
 mod wire_v2;
 
 pub use fault::Fault;
-pub use simulator::{Simulator, Summary, Violation, run};
+pub use simulator::{Simulator, run};
+pub use summary::{Summary, Violation};
