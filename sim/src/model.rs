@@ -10,7 +10,7 @@ use bro_proto::Now;
 use bro_proto::limits::{CALL_ID_BYTES_MAX, CALL_TIMEOUT_MAX_MS, CHAIN_LEN_MAX, GATEWAY_SERVICE, POOL_SIZE_MAX};
 use bro_proto::name::check_service_name;
 use bro_proto::rng::Rng;
-use bro_router::{PeerId, RouterConfig};
+use bro_router::{PeerId, RouterConfig, UserView};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -81,6 +81,8 @@ pub(crate) struct World {
     pub(crate) lanes: Lanes,
     /// Sum of what is held for the peers.
     pub(crate) held: usize,
+    /// The router's accounts before the input being judged.
+    pub(crate) users: Vec<UserView>,
     /// Peers that went in the input being judged, with what was in flight to them.
     pub(crate) gone: Vec<PeerId>,
     /// How often each error code and each reason of a close came out.
@@ -107,6 +109,7 @@ impl World {
             phase: Phase::Running,
             lanes: Lanes::default(),
             held: 0,
+            users: Vec::new(),
             gone: Vec::new(),
             seen: BTreeMap::new(),
         }

@@ -109,13 +109,13 @@ impl World {
             return codes;
         };
         let own = self.flights.iter().filter(|flight| flight.caller == caller).count();
-        if self.flights.len() >= self.config.in_flight_max || own >= self.config.in_flight_per_peer_max {
+        if self.has_too_many_calls(caller) || own >= self.config.in_flight_per_peer_max {
             codes.push("RESOURCE_EXHAUSTED");
         }
-        let instances = || service.instances.keys().map(|peer| &self.connections[peer]);
-        if instances().all(|peer| peer.is_leaving) {
+        let is_leaving = |peer: &PeerId| self.connections[peer].is_leaving;
+        if service.instances.keys().all(is_leaving) {
             codes.push("SHUTTING_DOWN");
-        } else if instances().all(|peer| peer.is_leaving || peer.held > self.config.queue_calls_bytes_max) {
+        } else if service.instances.keys().all(|peer| is_leaving(peer) || self.is_crowded(caller, *peer)) {
             codes.push("OVERLOADED");
         }
         codes

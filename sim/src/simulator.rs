@@ -183,10 +183,13 @@ impl Simulator {
         // Who is unknown matches anybody; the model keeps to those who are known.
         let identity = PeerIdentity { pid: Some(identity.pid.unwrap_or(99)), ..identity };
         let connected = self.router.handle_connect(identity, self.world.now, &mut self.orders);
-        let is_full = self.world.connections.len() >= self.world.config.peers_max;
+        let is_full = self.world.has_too_many_connections(identity.uid);
+        let may_be_refused = is_full || self.world.may_lack_memory(identity.uid);
         match connected {
             Ok(_) if is_full || self.world.phase != Phase::Running => return Err("a connection too many".into()),
-            Err(error) if !is_full && self.world.phase == Phase::Running => return Err(format!("refused: {error:?}")),
+            Err(error) if !may_be_refused && self.world.phase == Phase::Running => {
+                return Err(format!("refused: {error:?}"));
+            }
             Err(_) => {}
             Ok(peer) => {
                 let manner = match self.rng.below(6) {
@@ -308,7 +311,9 @@ impl Simulator {
         if is_mid_frame {
             self.world.heard(peer);
         }
-        Ok(())
+        let kept = self.world.connections[&peer].deframer.kept_bytes();
+        self.router.handle_kept(peer, kept, self.world.now, &mut self.orders);
+        self.judge(&Input::Kept)
     }
 
     fn read_frames(&mut self, peer: PeerId, deframer: &mut Deframer, chunk: &[u8]) -> Result<ReadEnd, String> {
@@ -429,6 +434,7 @@ impl Simulator {
         }
         let offers: Vec<LaneOffer> = orders.iter().filter_map(offer_of).cloned().collect();
         self.world.judge(input, orders, self.events)?;
+        self.world.check_users(&self.router, self.router.users())?;
         offers.into_iter().try_for_each(|offer| self.hand_out(&offer))
     }
 
@@ -537,6 +543,8 @@ fn defective(config: &RouterConfig, fault: Fault) -> RouterConfig {
 /// Limits so small that random traffic reaches them.
 fn random_config(rng: &mut Rng) -> RouterConfig {
     let frame_bytes_max = 2048 << rng.below(2);
+    // Of their own: what happens in a run does not depend on how many limits there are.
+    let mut quotas = rng.clone();
     RouterConfig {
         speaks_v2: rng.below(12) > 0,
         lanes: [LanePolicy::Off, LanePolicy::Auto, LanePolicy::Auto, LanePolicy::Always][below(4, rng)],
@@ -554,5 +562,11 @@ fn random_config(rng: &mut Rng) -> RouterConfig {
         queue_pause_bytes: 2 * frame_bytes_max,
         queue_calls_bytes_max: 3 * frame_bytes_max,
         queue_bytes_max: 8 * frame_bytes_max,
+        // Often too little for everything that happens.
+        memory_max: if quotas.below(3) == 0 { (20 << 10) + below(60 << 10, &mut quotas) } else { 1 << 30 },
+        uid_share_percent: if quotas.below(4) == 0 { 100 } else { 75 },
+        peers_per_uid_max: 5 + below(25, &mut quotas),
+        connect_burst: 1 << 20,
+        connect_rate_per_s: 1000,
     }
 }

@@ -76,6 +76,12 @@ impl Summary {
         sum.calls_introspection += more.calls_introspection;
         sum.heartbeats += more.heartbeats;
         sum.frames_ignored += more.frames_ignored;
+        sum.connections_refused += more.connections_refused;
+        sum.refused_memory += more.refused_memory;
+        sum.refused_quota += more.refused_quota;
+        sum.refused_overloaded += more.refused_overloaded;
+        sum.refused_too_large += more.refused_too_large;
+        sum.peers_evicted += more.peers_evicted;
         sum.lanes_offered += more.lanes_offered;
         sum.lanes_opened += more.lanes_opened;
         sum.lanes_failed += more.lanes_failed;

@@ -18,6 +18,7 @@ pub(crate) enum Input<'a> {
     Connect,
     Frame(PeerId, &'a Planned),
     Written,
+    Kept,
     Disconnect,
     /// The driver could not hand out a lane.
     OfferFailed(u64),
@@ -65,6 +66,7 @@ pub(crate) struct Forecast {
 impl World {
     /// Checks the orders that an input led to, and carries them out. `events` is what the driver had asked for.
     pub(crate) fn judge(&mut self, input: &Input<'_>, orders: Vec<Order>, events: EventMask) -> Result<(), String> {
+        let uid = if let Input::Frame(peer, _) = input { self.uid_of(*peer) } else { None };
         let forecast = self.forecast(input);
         let answered = self.flight_answered_by(input);
         self.check_right_answer(input, answered.as_ref())?;
@@ -105,7 +107,7 @@ impl World {
                 Order::Event(kind) => return Err(format!("an event {kind:?} that nobody listens to")),
             }
         }
-        self.check_outcome(input, &forecast, answered.as_ref(), &tally)?;
+        self.check_outcome(input, &forecast, answered.as_ref(), uid, &tally)?;
         self.check_frames_of_v2(input, &forecast, &tally, &told_to_drain)?;
         self.check_endings()?;
         self.check_lanes()?;
@@ -362,6 +364,11 @@ impl World {
                 connection.held > 0 && is_stalled
                     || connection.held + config.frame_bytes_max + 4 > config.queue_bytes_max
             }
+            CloseReason::Exhausted => {
+                let is_resolve =
+                    matches!(input, Input::Frame(_, Planned::V2(frame, _)) if frame.kind == wire_v2::RESOLVE);
+                is_own_frame && is_resolve && self.may_lack_memory(self.uid_of(peer)) || self.may_evict(peer)
+            }
             CloseReason::Stopping => self.phase != Phase::Running || matches!(input, Input::Stop),
         };
         if !has_reason {
@@ -382,6 +389,7 @@ impl World {
         input: &Input<'_>,
         forecast: &Forecast,
         answered: Option<&Flight>,
+        uid: Option<u32>,
         tally: &Tally,
     ) -> Result<(), String> {
         let was_closed = |peer: &PeerId| tally.closed.iter().any(|(closed, _)| closed == peer);
@@ -430,7 +438,10 @@ impl World {
                         let told = tally.errors.iter().find(|(told, _)| told == peer).map(|(_, code)| code.as_str());
                         let is_right = match forecast.register_refusal {
                             None => is_acknowledged || was_closed(peer),
-                            Some(code) => !is_acknowledged && told == Some(code) && !is_open,
+                            Some(code) => {
+                                let may_lack = told == Some("RESOURCE_EXHAUSTED") && self.may_lack_memory(uid);
+                                !is_acknowledged && (told == Some(code) || may_lack) && !is_open
+                            }
                         };
                         if !is_right {
                             return Err(format!("{message}: expected {:?}", forecast.register_refusal));

@@ -121,7 +121,8 @@ impl World {
             let code = code.unwrap_or_default();
             let is_too_large = code == "PAYLOAD_TOO_LARGE" && forecast.may_be_too_large;
             let is_unreadable = code == "INVALID_CONTEXT" && is_beyond_v2(&call["context"]);
-            if !forecast.refusals.contains(&code) && !is_too_large && !is_unreadable {
+            let may_be = is_too_large || is_unreadable || self.may_refuse(peer, code);
+            if !forecast.refusals.contains(&code) && !may_be {
                 return Err(format!("{call} is refused with {message}, expected {:?}", forecast.refusals));
             }
             if !is_same(&message["context"], &call["context"]) {

@@ -77,6 +77,12 @@ pub struct GatewayArgs {
     /// Which pairs of services may call each other directly, past the gateway [default: auto]
     #[arg(long, value_enum)]
     pub lanes: Option<Lanes>,
+    /// Memory that all peers together may make the gateway keep: bytes, or 64M, 2G [default: 1G]
+    #[arg(long, value_parser = parse_bytes, value_name = "BYTES")]
+    pub memory_max: Option<usize>,
+    /// Connections that one user may have open [default: 49152]
+    #[arg(long, value_name = "COUNT")]
+    pub connections_per_uid_max: Option<usize>,
     /// Tell every routed call on stderr
     #[arg(long)]
     pub debug: bool,
@@ -225,6 +231,18 @@ pub struct ManArgs {
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|error| format!("{error} (examples: 500ms, 5s, 2m)"))
+}
+
+/// Bytes, in units of 1024: `65536`, `64K`, `16M`, `2G`.
+pub fn parse_bytes(text: &str) -> Result<usize, String> {
+    let (number, shift) = match text.as_bytes().last() {
+        Some(b'K' | b'k') => (&text[..text.len() - 1], 10),
+        Some(b'M' | b'm') => (&text[..text.len() - 1], 20),
+        Some(b'G' | b'g') => (&text[..text.len() - 1], 30),
+        _ => (text, 0),
+    };
+    let number: usize = number.parse().map_err(|_| "expected a number of bytes, or one with K, M or G".to_owned())?;
+    number.checked_mul(1 << shift).ok_or_else(|| "that is more than there can be".to_owned())
 }
 
 /// Permissions in octal, with or without a leading zero.

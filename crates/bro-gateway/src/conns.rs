@@ -4,6 +4,9 @@ use crate::inbox::Arrived;
 use crate::journal::Journal;
 use crate::outgoing::{Outgoing, Pending};
 use bro_proto::frame::Deframer;
+use bro_proto::v1::Encoding;
+use bro_proto::v1::encode::encode_error;
+use bro_proto::{ErrorBody, Now};
 use bro_router::{CloseReason, Event, LaneOffer, Outbox, Part, PeerId};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -32,6 +35,8 @@ struct Flags {
     waits_writable: bool,
     /// Nothing more can be written; what it sent is still read.
     is_broken: bool,
+    /// The router was told that something is kept for it, beside what is queued.
+    is_kept_for: bool,
 }
 
 /// A connection that the router has closed, until the end of the wakeup.
@@ -51,6 +56,8 @@ pub(crate) struct Conns {
     pub(crate) journal: Journal,
     /// Peers that something was noted for, or whose socket is no longer full. An entry may be outdated.
     dirty: Vec<PeerId>,
+    /// Peers whose queue has changed. What is kept for them has to be told.
+    blocked: Vec<PeerId>,
     /// Bytes that sockets took, for the router.
     written: Vec<(PeerId, usize)>,
     /// Peers that can take no more: what they sent is read, then they are dropped.
@@ -82,6 +89,7 @@ impl Conns {
             pending: Pending::new(),
             journal,
             dirty: Vec::new(),
+            blocked: Vec::new(),
             written: Vec::new(),
             broken: Vec::new(),
             closed: Vec::new(),
@@ -195,6 +203,7 @@ impl Conns {
         }
         if conn.flags.is_blocked {
             conn.outgoing.queue_noted(&self.pending, arrived);
+            self.blocked.push(peer);
             return;
         }
         let written = conn.outgoing.write(&conn.socket, &mut self.pending, arrived);
@@ -204,6 +213,9 @@ impl Conns {
         if written.is_broken {
             conn.flags.is_broken = true;
             self.broken.push(peer);
+        }
+        if conn.flags.is_blocked || conn.outgoing.is_queued() || conn.flags.is_kept_for {
+            self.blocked.push(peer);
         }
         conn.flags.is_blocked = conn.outgoing.is_queued();
         update_interest(&self.epoll, peer, conn);
@@ -220,6 +232,19 @@ impl Conns {
         if self.written.is_empty() {
             self.written = written;
         }
+    }
+
+    /// Peers for whom more or less may be kept since the last call.
+    pub(crate) fn take_blocked(&mut self) -> Vec<PeerId> {
+        std::mem::take(&mut self.blocked)
+    }
+
+    /// Bytes that are kept for a peer beside those queued to it, when the router has to be told.
+    pub(crate) fn kept_bytes(&mut self, peer: PeerId) -> Option<usize> {
+        let conn = self.conn(peer)?;
+        let bytes = conn.deframer.kept_bytes() + conn.outgoing.surplus_bytes();
+        let was_told = std::mem::replace(&mut conn.flags.is_kept_for, bytes > 0);
+        (bytes > 0 || was_told).then_some(bytes)
     }
 
     pub(crate) fn take_broken(&mut self) -> Vec<PeerId> {
@@ -243,9 +268,11 @@ impl Conns {
     }
 
     /// A connection that never became one: told why, and closed like the others.
-    pub(crate) fn reject(&mut self, socket: OwnedFd, frame: &[u8]) {
+    pub(crate) fn reject(&mut self, socket: OwnedFd, why: &ErrorBody, now: Now) {
+        let mut frame = Vec::new();
+        encode_error(&mut frame, Encoding::Json, None, why, now.wall_ms);
         let mut outgoing = Outgoing::new();
-        outgoing.queue_bytes(frame);
+        outgoing.queue_bytes(&frame);
         self.closed.push(Closed { socket, outgoing, reason: CloseReason::Refused, is_blocked: false });
     }
 

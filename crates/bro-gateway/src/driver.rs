@@ -17,9 +17,7 @@ use crate::linger::{Lingering, cut_off};
 use crate::pace::Pace;
 use crate::socket_file::SocketFile;
 use bro_proto::frame::CutPlace;
-use bro_proto::v1::Encoding;
-use bro_proto::v1::encode::encode_error;
-use bro_proto::{ErrorBody, Now, limits};
+use bro_proto::{Now, limits};
 use bro_router::{CloseReason, EventMask, PeerId, Router};
 use bytes::Bytes;
 use rustix::buffer::spare_capacity;
@@ -371,7 +369,10 @@ impl Driver {
             return Read::Ended;
         }
         self.router.handle_partial(peer, is_mid_frame, self.now);
-        Read::Some
+        if let Some(bytes) = self.conns.kept_bytes(peer) {
+            self.router.handle_kept(peer, bytes, self.now, &mut self.conns);
+        }
+        if self.conns.is_open(peer) { Read::Some } else { Read::Ended }
     }
 
     /// The peer has ended the connection.
@@ -426,7 +427,10 @@ impl Driver {
             }
             let until_us = self.ends_at_us.unwrap_or(self.now.mono_us + limits::LINGER_MS * 1000);
             let token_of = |index| own_token(OWN_LINGER + u32::try_from(index).expect("bounded by LINGERING_MAX"));
-            self.lingering.add(self.conns.epoll(), closed.socket, closed.outgoing, until_us, token_of);
+            // What is left when the gateway ends was there before.
+            let is_end = closed.reason == CloseReason::Stopping;
+            let bytes_max = if is_end { usize::MAX } else { limits::LINGERING_QUEUED_BYTES_MAX };
+            self.lingering.add(self.conns.epoll(), closed.socket, closed.outgoing, until_us, bytes_max, token_of);
         }
     }
 
@@ -455,7 +459,7 @@ impl Driver {
                                 self.conns.journal.record_own(GatewayEvent::SocketError { message });
                             }
                         }
-                        Err(refusal) => self.conns.reject(socket, &refusal_frame(&refusal, self.now)),
+                        Err(refusal) => self.conns.reject(socket, &refusal, self.now),
                     }
                 }
                 Err(Errno::AGAIN) => {
@@ -551,6 +555,9 @@ impl Driver {
             in_flight: self.router.in_flight_len(),
             lanes: self.router.lanes_len(),
             queued_bytes: self.router.charged_bytes(),
+            memory_bytes: self.router.memory_bytes(),
+            memory_max: self.shared.memory_max,
+            users: self.router.users(),
             event_loop: self.pace.view(),
             counters: *self.router.counters(),
         }
@@ -582,13 +589,11 @@ fn report_written(router: &mut Router, conns: &mut Conns, now: Now) {
         router.handle_written(*peer, *bytes, now, conns);
     }
     conns.restore_written(written);
-}
-
-/// An ERROR frame for a connection that the router did not take.
-fn refusal_frame(refusal: &ErrorBody, now: Now) -> Vec<u8> {
-    let mut frame = Vec::new();
-    encode_error(&mut frame, Encoding::Json, None, refusal, now.wall_ms);
-    frame
+    for peer in conns.take_blocked() {
+        if let Some(bytes) = conns.kept_bytes(peer) {
+            router.handle_kept(peer, bytes, now, conns);
+        }
+    }
 }
 
 fn own_token(generation: u32) -> EventData {

@@ -9,7 +9,7 @@ use crate::event::GatewayEvent;
 use crate::journal::Journal;
 use crate::socket_file::SocketFile;
 use bro_proto::limits;
-use bro_router::{Counters, EventMask, LoopView, Router, ServiceView};
+use bro_router::{Counters, EventMask, LoopView, Router, ServiceView, UserView};
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::fd::OwnedFd;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -54,6 +54,12 @@ pub struct Status {
     pub lanes: usize,
     /// Bytes that peers have not taken yet.
     pub queued_bytes: usize,
+    /// Bytes that are kept for peers in whatever form, and how many there may be.
+    pub memory_bytes: usize,
+    /// See [`bro_router::RouterConfig::memory_max`].
+    pub memory_max: usize,
+    /// What each user has taken, those with most memory first.
+    pub users: Vec<UserView>,
     /// How fast its thread comes round.
     pub event_loop: LoopView,
     /// Totals since the start.
@@ -101,6 +107,7 @@ impl Gateway {
         let shared = Arc::new(Shared {
             socket_path: config.socket_path,
             frame_bytes_max: config.router.frame_bytes_max,
+            memory_max: config.router.memory_max,
             wake,
             ended: Mutex::new(None),
             has_ended: Condvar::new(),
@@ -226,6 +233,7 @@ pub(crate) enum Command {
 pub(crate) struct Shared {
     pub(crate) socket_path: PathBuf,
     pub(crate) frame_bytes_max: usize,
+    pub(crate) memory_max: usize,
     /// Written to after a command was sent.
     pub(crate) wake: OwnedFd,
     ended: Mutex<Option<StopReason>>,

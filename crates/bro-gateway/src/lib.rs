@@ -45,7 +45,7 @@ mod socket_file;
 
 pub use bro_router::{
     CloseReason, ConfigError, Counters, EventMask, InstanceView, LanePolicy, LoopView, PeerId, RouterConfig,
-    ServiceView, WakeupView,
+    ServiceView, UserView, WakeupView,
 };
 pub use config::{DEFAULT_SOCKET_PATH, GatewayConfig};
 pub use embedding::{Embedding, Pulse, Vitals};

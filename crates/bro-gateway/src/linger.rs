@@ -50,13 +50,14 @@ impl Lingering {
         self.entries.iter().flatten().map(|linger| linger.until_us).min()
     }
 
-    /// Takes over a connection. `token_of` names the entry in the event loop.
+    /// Takes over a connection, unless more than `queued_bytes_max` would be held for all of them. `token_of` names the entry in the event loop.
     pub(crate) fn add(
         &mut self,
         epoll: &OwnedFd,
         socket: OwnedFd,
         outgoing: Outgoing,
         until_us: u64,
+        queued_bytes_max: usize,
         token_of: impl Fn(usize) -> epoll::EventData,
     ) {
         let mut linger = Linger {
@@ -67,7 +68,9 @@ impl Lingering {
             is_finished: false,
             interest: epoll::EventFlags::empty(),
         };
-        if self.len >= limits::LINGERING_MAX || !linger.work() {
+        let held = self.entries.iter().flatten().map(|linger| linger.outgoing.held_bytes()).sum::<usize>();
+        let has_room = held + linger.outgoing.held_bytes() <= queued_bytes_max;
+        if self.len >= limits::LINGERING_MAX || !has_room || !linger.work() {
             cut_off(&linger.socket);
             return;
         }

@@ -151,6 +151,17 @@ impl Outgoing {
         self.queue.is_some()
     }
 
+    /// Memory that is held for what earlier wakeups left, beside the bytes themselves: what was already taken of the pieces, and room
+    /// at their ends.
+    pub(crate) fn surplus_bytes(&self) -> usize {
+        self.queue.as_ref().map_or(0, |queue| queue.held_bytes - queue.bytes)
+    }
+
+    /// Memory that is held for what earlier wakeups left.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.queue.as_ref().map_or(0, |queue| queue.held_bytes)
+    }
+
     /// Whether anything is to be written.
     pub(crate) fn is_pending(&self) -> bool {
         self.queue.is_some() || self.head != NIL
@@ -210,7 +221,8 @@ impl Outgoing {
             match segment.place {
                 Place::Frame(frame) if segment.len as usize >= SHARED_BYTES_MIN => {
                     let range = segment.start as usize..(segment.start + segment.len) as usize;
-                    queue.push_shared(arrived.frames[frame as usize].slice(range));
+                    let frame = &arrived.frames[frame as usize];
+                    queue.push_shared(frame.slice(range), frame.len());
                 }
                 _ => queue.push_copy(pending.bytes(segment, arrived)),
             }
@@ -318,38 +330,57 @@ impl Outgoing {
 struct Queue {
     /// Invariant: no chunk is empty, and so is no queue.
     chunks: VecDeque<Chunk>,
+    /// Bytes to be written.
+    bytes: usize,
+    /// Memory of the chunks. Invariant: at least `bytes`.
+    held_bytes: usize,
 }
 
 #[derive(Debug)]
 enum Chunk {
     /// Small leftovers, gathered. Invariant: `start` < length.
     Gathered { bytes: Vec<u8>, start: usize },
-    /// The rest of a large frame.
-    Shared(Bytes),
+    /// The rest of a large frame, of which the whole is held.
+    Shared { bytes: Bytes, held_bytes: usize },
 }
 
 impl Chunk {
     fn bytes(&self) -> &[u8] {
         match self {
             Chunk::Gathered { bytes, start } => &bytes[*start..],
-            Chunk::Shared(bytes) => bytes,
+            Chunk::Shared { bytes, .. } => bytes,
+        }
+    }
+
+    fn held_bytes(&self) -> usize {
+        match self {
+            Chunk::Gathered { bytes, .. } => bytes.capacity(),
+            Chunk::Shared { held_bytes, .. } => *held_bytes,
         }
     }
 }
 
 impl Queue {
     fn push_copy(&mut self, new: &[u8]) {
+        self.bytes += new.len();
         if let Some(Chunk::Gathered { bytes, .. }) = self.chunks.back_mut()
             && bytes.len() + new.len() <= CHUNK_BYTES
         {
+            self.held_bytes -= bytes.capacity();
             bytes.extend_from_slice(new);
+            self.held_bytes += bytes.capacity();
         } else if !new.is_empty() {
-            self.chunks.push_back(Chunk::Gathered { bytes: new.to_vec(), start: 0 });
+            let bytes = new.to_vec();
+            self.held_bytes += bytes.capacity();
+            self.chunks.push_back(Chunk::Gathered { bytes, start: 0 });
         }
     }
 
-    fn push_shared(&mut self, bytes: Bytes) {
-        self.chunks.push_back(Chunk::Shared(bytes));
+    /// A part of a frame of `held_bytes`.
+    fn push_shared(&mut self, bytes: Bytes, held_bytes: usize) {
+        self.bytes += bytes.len();
+        self.held_bytes += held_bytes;
+        self.chunks.push_back(Chunk::Shared { bytes, held_bytes });
     }
 
     /// Drops up to `count` bytes and says how many.
@@ -360,15 +391,17 @@ impl Queue {
             let len = chunk.bytes().len();
             if len <= left {
                 left -= len;
+                self.held_bytes -= chunk.held_bytes();
                 self.chunks.pop_front();
                 continue;
             }
             match chunk {
                 Chunk::Gathered { start, .. } => *start += left,
-                Chunk::Shared(bytes) => bytes.advance(left),
+                Chunk::Shared { bytes, .. } => bytes.advance(left),
             }
             left = 0;
         }
+        self.bytes -= count - left;
         count - left
     }
 }

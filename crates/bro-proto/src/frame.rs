@@ -57,6 +57,11 @@ impl Deframer {
         self.partial.len()
     }
 
+    /// Memory that is held for it, in bytes.
+    pub fn kept_bytes(&self) -> usize {
+        self.partial.capacity()
+    }
+
     /// Bytes still missing from the frame in the making, when its prefix is known.
     pub fn missing_bytes(&self) -> Option<usize> {
         let prefix = self.partial.first_chunk()?;

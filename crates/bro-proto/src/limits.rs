@@ -105,6 +105,38 @@ pub const CLIENT_QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// room for them, in bytes. Above it the connection is given up.
 pub const CLIENT_QUEUE_ERRORS_BYTES_MAX: usize = 16 * 1024 * 1024;
 
+/// Bytes that a gateway keeps for its peers at most: what is queued to them, unfinished frames, calls, registrations, tables. See
+/// `docs/decisions/0006-accounts.md` for what is not in it.
+pub const MEMORY_MAX: usize = 1024 * 1024 * 1024;
+/// Smallest [`MEMORY_MAX`] that may be configured, in bytes.
+pub const MEMORY_MAX_MIN: usize = 1024 * 1024;
+/// The last part of the memory, one of so many, is kept for answers and for frames that control something: new work gets none of it.
+pub const MEMORY_RESERVE_PARTS: usize = 8;
+/// How much of what the others leave of a shared resource one user may take, in percent.
+pub const UID_SHARE_PERCENT: u8 = 75;
+/// Most connections of one user.
+pub const PEERS_PER_UID_MAX: usize = 49_152;
+/// Users that a gateway knows at once. One is forgotten when nothing of it is left.
+pub const ACCOUNTS_MAX: usize = 65_536;
+/// Connections that one user may open at once, when it has opened none for a while.
+pub const CONNECT_BURST: u32 = 16_384;
+/// Connections that one user may open in the long run, in connections per second.
+pub const CONNECT_RATE_PER_S: u32 = 1_000;
+/// When memory is short, a peer that holds it without taking or finishing anything for this long is closed, in milliseconds.
+pub const MEMORY_STALL_MS: u64 = 1_000;
+/// While memory is short, those who hold most are looked for at most once in this time, in milliseconds.
+pub const MEMORY_SEARCH_INTERVAL_MS: u64 = 10;
+/// An unfinished frame of so many bytes is kept although memory is short: it may be an answer.
+pub const PARTIAL_FREE_BYTES: usize = 64 * 1024;
+/// Half as much again as [`QUEUE_CALLS_BYTES_MAX`] may be queued to a callee by callers of which none has so many calls in flight.
+pub const CROWDED_CALLS_PER_PEER_MAX: usize = 16;
+/// The second half of that is for users of which none has so many calls in flight.
+pub const CROWDED_CALLS_PER_UID_MAX: usize = 256;
+/// What a connection is charged for being there, in bytes, registered or not.
+pub const PEER_CHARGE_BYTES: usize = 1024;
+/// What a call in flight is charged to its caller beside its texts, in bytes.
+pub const CALL_CHARGE_BYTES: usize = 256;
+
 /// Most parked introspection calls (`waitFor`, `events`) in one gateway.
 pub const PARKED_MAX: usize = 4096;
 /// Most parked introspection calls of one connection.
@@ -154,6 +186,8 @@ pub const LINGER_MS: u64 = 2_000;
 pub const LINGER_BYTES_MAX: usize = 2 * FRAME_BYTES_MAX;
 /// Most such connections; further ones are cut off at once.
 pub const LINGERING_MAX: usize = 256;
+/// Memory that such connections hold for what is still to be written to them, in bytes; a connection that holds more is cut off at once.
+pub const LINGERING_QUEUED_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// How long a stopping gateway keeps connections to which something is still to be written, in milliseconds.
 pub const STOP_LINGER_MS: u64 = 500;
 /// How long a draining gateway lets calls in flight finish, in milliseconds.
@@ -209,8 +243,10 @@ const _: () = {
     assert!(METADATA_BYTES_MAX <= REGISTER_BYTES_MAX);
     assert!(CHAIN_LEN_MAX >= 2 * DEPTH_MAX as usize, "a legal old chain fits");
     assert!(QUEUE_PAUSE_BYTES < QUEUE_CALLS_BYTES_MAX);
-    assert!(QUEUE_CALLS_BYTES_MAX + FRAME_BYTES_MAX < QUEUE_BYTES_MAX, "a call admitted below the limit fits");
+    assert!(QUEUE_CALLS_BYTES_MAX / 2 * 3 + FRAME_BYTES_MAX < QUEUE_BYTES_MAX, "a call admitted below the limit fits");
     assert!(IN_FLIGHT_PER_PEER_MAX <= IN_FLIGHT_MAX);
+    assert!(QUEUE_BYTES_MAX < MEMORY_MAX / MEMORY_RESERVE_PARTS, "one peer cannot take the reserve");
+    assert!(PEERS_PER_UID_MAX <= PEERS_MAX && UID_SHARE_PERCENT > 0 && UID_SHARE_PERCENT <= 100);
     assert!(LANE_RING_BYTES_MIN <= LANE_RING_BYTES && LANE_RING_BYTES <= LANE_RING_BYTES_MAX);
     assert!(LANE_RING_BYTES_MIN.is_power_of_two() && LANE_RING_BYTES.is_power_of_two());
     assert!(LANE_ARENA_BYTES_MIN <= LANE_ARENA_BYTES && LANE_ARENA_BYTES <= LANE_ARENA_BYTES_MAX);

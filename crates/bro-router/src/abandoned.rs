@@ -35,6 +35,11 @@ impl Abandoned {
         self.is_full || self.hashes.iter_hash(hash).any(|&known| known == hash)
     }
 
+    /// Bytes that they take.
+    pub(crate) fn bytes(&self) -> usize {
+        self.hashes.allocation_size()
+    }
+
     /// The callee has answered under this id: it is free again.
     pub(crate) fn remove(&mut self, hash: u64) {
         if let Ok(entry) = self.hashes.find_entry(hash, |&known| known == hash) {

@@ -3,9 +3,10 @@
 #[path = "state/calls.rs"]
 mod state;
 
+use crate::accounts::Resource;
 use crate::hash::KeyedHash;
 use crate::peers::{NIL, Peers};
-use bro_proto::limits::CONTEXT_ECHO_BYTES_MAX;
+use bro_proto::limits::{CALL_CHARGE_BYTES, CONTEXT_ECHO_BYTES_MAX};
 use bro_proto::timer::TimerId;
 use bro_proto::v1::{Encoding, Payload};
 use bro_proto::v2::CallNumber;
@@ -169,6 +170,11 @@ impl Call {
         (self.parent != NIL).then_some(self.parent)
     }
 
+    /// What its caller's account is charged for it.
+    pub(crate) fn charged_bytes(&self) -> usize {
+        CALL_CHARGE_BYTES + self.text.len()
+    }
+
     pub(crate) fn is_tabled(&self) -> bool {
         self.is_tabled
     }
@@ -325,6 +331,12 @@ impl Calls {
         let context_end = u32::try_from(text.len()).expect("names and a short context");
         text.extend_from_slice(new.section);
         self.section_bytes += new.section.len();
+        let account = peers[new.caller].account;
+        peers.accounts.charge(account, Resource::Calls, 1);
+        peers.accounts.charge(account, Resource::Memory, CALL_CHARGE_BYTES + text.len());
+        if !new.section.is_empty() {
+            peers.accounts.charge(account, Resource::Sections, new.section.len());
+        }
         // A free slot has no parent and no children.
         (place.is_live, place.is_tabled) = (true, is_tabled);
         place.ends = [new.caller, new.callee];
@@ -384,7 +396,14 @@ impl Calls {
             let entry = self.by_caller_number.find_entry(hash, |&other| other == index);
             entry.expect("every call with a number is in the table").remove();
         }
-        self.section_bytes -= place.section().len();
+        let section_bytes = place.section().len();
+        self.section_bytes -= section_bytes;
+        let account = peers[place.caller()].account;
+        peers.accounts.release(account, Resource::Calls, 1);
+        peers.accounts.release(account, Resource::Memory, CALL_CHARGE_BYTES + place.text.len());
+        if section_bytes > 0 {
+            peers.accounts.release(account, Resource::Sections, section_bytes);
+        }
         place.is_live = false;
         place.generation = place.generation.wrapping_add(1).max(1);
         self.len -= 1;

@@ -80,6 +80,7 @@ impl Router {
             self.keep_scratch(frame);
         } else if let Some(hash) = call.shared_id_hash() {
             self.peers[callee].abandoned.get_or_insert_default().insert(hash);
+            self.account_tables(callee);
         }
     }
 }

@@ -1,13 +1,14 @@
 //! The router's own view of whether it is in order, for tests.
 
+use crate::accounts::Resource;
 use crate::calls::{CallerId, Calls, Side};
 use crate::drain::Phase;
 use crate::parked::Wait;
 use crate::peers::{NIL, UNPOOLED};
 use crate::router::Router;
 use bro_proto::limits::{
-    EVENT_LOG_BYTES_MAX, EVENT_LOG_LEN_MAX, LANES_MAX, LANES_PER_PEER_MAX, PARKED_MAX, REGISTRY_BYTES_MAX,
-    ROUTES_BYTES_MAX,
+    EVENT_LOG_BYTES_MAX, EVENT_LOG_LEN_MAX, LANES_MAX, LANES_PER_PEER_MAX, PARKED_MAX, PEER_CHARGE_BYTES,
+    REGISTRY_BYTES_MAX, ROUTES_BYTES_MAX,
 };
 
 impl Router {
@@ -33,7 +34,7 @@ impl Router {
         for slot in self.peers.live() {
             let peer = &self.peers[slot];
             count += 1;
-            charged += peer.queued_bytes;
+            charged += PEER_CHARGE_BYTES + peer.queued_bytes + peer.kept_bytes + peer.table_bytes;
             let pending = [peer.register_timer, peer.partial_timer, peer.stall_timer];
             timers += pending.iter().filter(|timer| timer.is_some()).count();
             assert!(!peer.is_doomed);
@@ -59,9 +60,27 @@ impl Router {
             assert_eq!(self.parked.list_len(peer.parked.head), peer.parked.len as usize);
         }
         assert_eq!(count, self.peers.len());
-        assert_eq!(charged, self.peers.charged(), "the sum of charges is the total");
         let states = self.peers.live().filter_map(|slot| self.peers[slot].v2.as_ref());
         assert_eq!(states.map(|state| state.route_bytes()).sum::<usize>(), self.peers.route_bytes);
+        let accounts = &self.peers.accounts;
+        accounts.check_sums();
+        let calls = self.calls.iter().map(|(_, call)| call.charged_bytes()).sum::<usize>();
+        let parked = self.parked.iter().map(|(_, call)| call.charged_bytes()).sum::<usize>();
+        let others = self.peers.route_bytes + self.registry.description_bytes() + calls + parked;
+        assert_eq!(charged + others, accounts.total(Resource::Memory), "the sum of charges is the total");
+        let totals = [
+            (Resource::Peers, self.peers.len()),
+            (Resource::Calls, self.calls.len()),
+            (Resource::Registry, self.registry.description_bytes()),
+            (Resource::Routes, self.peers.route_bytes),
+            (Resource::Sections, self.calls.section_bytes()),
+            (Resource::Parked, self.parked.len()),
+            (Resource::Lanes, self.lanes.len()),
+        ];
+        for (resource, total) in totals {
+            assert_eq!(accounts.total(resource), total, "what is charged as {resource:?} is there");
+        }
+        assert_eq!(self.peers.doomed_bytes, 0);
         assert!(self.peers.route_bytes <= ROUTES_BYTES_MAX);
         assert!(count <= self.config.peers_max && self.peers.slots_len() <= self.config.peers_max);
         timers

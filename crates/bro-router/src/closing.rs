@@ -70,9 +70,10 @@ impl Router {
         loop {
             if let Some((slot, reason)) = self.peers.doomed.pop() {
                 if self.peers.is_live(slot) {
-                    let bytes = self.peers[slot].queued_bytes;
-                    self.warn(slot, &format!("left {bytes} queued bytes unread, which is the most"), now, out);
-                    self.close_peer(slot, reason, None, now, out);
+                    self.close_doomed(slot, reason, now, out);
+                }
+                if self.peers.doomed.is_empty() {
+                    self.peers.doomed_bytes = 0;
                 }
             } else if self.reporter.is_log_fresh {
                 self.reporter.is_log_fresh = false;
@@ -83,6 +84,25 @@ impl Router {
                 return;
             }
         }
+    }
+
+    fn close_doomed(&mut self, slot: u32, reason: CloseReason, now: Now, out: &mut impl Outbox) {
+        let bytes = self.peers[slot].queued_bytes;
+        if reason != CloseReason::Exhausted {
+            self.warn(slot, &format!("left {bytes} queued bytes unread, which is the most"), now, out);
+            return self.close_peer(slot, reason, None, now, out);
+        }
+        self.counters.peers_evicted += 1;
+        let held = self.peers.held_bytes(slot);
+        let message = format!(
+            "the gateway's memory is used up, and this connection held {held} bytes of it: finish frames, and read what is sent"
+        );
+        self.warn(slot, &message, now, out);
+        // Who has not read for long does not read this either.
+        let error = ErrorBody::new(ErrorCode::ResourceExhausted, message);
+        self.peers.keep(slot, 0, now);
+        self.peers[slot].is_doomed = bytes > 0;
+        self.close_peer(slot, reason, Some(&error), now, out);
     }
 
     /// Drops a service that has shown no sign of life, with all its connections.

@@ -1,6 +1,7 @@
 //! What can be configured about routing.
 
 use crate::lanes::LanePolicy;
+use crate::quota::crowded_bytes_max;
 use bro_proto::limits;
 
 /// Options of a [`crate::Router`]. All times are in milliseconds, all sizes in bytes.
@@ -33,6 +34,18 @@ pub struct RouterConfig {
     pub queue_calls_bytes_max: usize,
     /// Outbound bytes above which a peer is disconnected. Default [`limits::QUEUE_BYTES_MAX`].
     pub queue_bytes_max: usize,
+    /// Bytes that all peers together may make the gateway keep; the last [`limits::MEMORY_RESERVE_PARTS`]th of it is for answers. At least
+    /// [`limits::MEMORY_MAX_MIN`]. Default [`limits::MEMORY_MAX`].
+    pub memory_max: usize,
+    /// How much of what the others leave of memory, connections, calls in flight, registrations, routes, contexts, parked calls and
+    /// lanes one user may take, in percent; 100 lets one take all. Default [`limits::UID_SHARE_PERCENT`].
+    pub uid_share_percent: u8,
+    /// Most connections of one user. Default [`limits::PEERS_PER_UID_MAX`].
+    pub peers_per_uid_max: usize,
+    /// Connections that one user may open at once. Default [`limits::CONNECT_BURST`].
+    pub connect_burst: u32,
+    /// Connections that one user may open in the long run, per second. Default [`limits::CONNECT_RATE_PER_S`].
+    pub connect_rate_per_s: u32,
     /// Whether version 2 is spoken with peers that offer it. True by default.
     pub speaks_v2: bool,
     /// Which pairs of peers are offered lanes. [`LanePolicy::Auto`] by default.
@@ -58,6 +71,11 @@ impl Default for RouterConfig {
             queue_pause_bytes: limits::QUEUE_PAUSE_BYTES,
             queue_calls_bytes_max: limits::QUEUE_CALLS_BYTES_MAX,
             queue_bytes_max: limits::QUEUE_BYTES_MAX,
+            memory_max: limits::MEMORY_MAX,
+            uid_share_percent: limits::UID_SHARE_PERCENT,
+            peers_per_uid_max: limits::PEERS_PER_UID_MAX,
+            connect_burst: limits::CONNECT_BURST,
+            connect_rate_per_s: limits::CONNECT_RATE_PER_S,
             speaks_v2: true,
             lanes: LanePolicy::Auto,
             lane_calls_min: limits::LANE_BUSY_CALLS,
@@ -76,9 +94,15 @@ pub enum ConfigError {
     },
     /// The three thresholds of a queue are out of order.
     #[error(
-        "queue_pause_bytes must be below queue_calls_bytes_max, and that one plus frame_bytes_max below queue_bytes_max"
+        "queue_pause_bytes must be below queue_calls_bytes_max, and 1.5 of that plus frame_bytes_max below queue_bytes_max"
     )]
     QueueOrder,
+    /// Hardly anything would fit into the memory.
+    #[error("memory_max must be at least {}", limits::MEMORY_MAX_MIN)]
+    MemoryTooSmall,
+    /// No share of a whole.
+    #[error("uid_share_percent must be from 1 to 100")]
+    ShareOutOfRange,
     /// A frame prefix could not announce such a body.
     #[error("frame_bytes_max must fit 32 bits")]
     FrameTooLarge,
@@ -93,15 +117,24 @@ impl RouterConfig {
             ("in_flight_max", self.in_flight_max),
             ("in_flight_per_peer_max", self.in_flight_per_peer_max),
             ("queue_pause_bytes", self.queue_pause_bytes),
+            ("peers_per_uid_max", self.peers_per_uid_max),
+            ("connect_burst", self.connect_burst as usize),
+            ("connect_rate_per_s", self.connect_rate_per_s as usize),
         ] {
             if value == 0 {
                 return Err(ConfigError::Zero { name });
             }
         }
+        if self.memory_max < limits::MEMORY_MAX_MIN {
+            return Err(ConfigError::MemoryTooSmall);
+        }
+        if !(1..=100).contains(&self.uid_share_percent) {
+            return Err(ConfigError::ShareOutOfRange);
+        }
         if self.frame_bytes_max > u32::MAX as usize {
             return Err(ConfigError::FrameTooLarge);
         }
-        let calls_end = self.queue_calls_bytes_max.saturating_add(self.frame_bytes_max);
+        let calls_end = crowded_bytes_max(self.queue_calls_bytes_max).saturating_add(self.frame_bytes_max);
         if self.queue_pause_bytes >= self.queue_calls_bytes_max || calls_end >= self.queue_bytes_max {
             return Err(ConfigError::QueueOrder);
         }

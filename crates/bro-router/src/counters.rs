@@ -64,11 +64,23 @@ pub struct Counters {
     pub frames_ignored: u64,
     /// Connections closed because of bytes that make no sense.
     pub malformed: u64,
+    /// Connections refused: there were too many, or they came too fast.
+    pub connections_refused: u64,
+    /// What was refused with `RESOURCE_EXHAUSTED` because memory was short.
+    pub refused_memory: u64,
+    /// What was refused with `RESOURCE_EXHAUSTED` because there was too much of it already.
+    pub refused_quota: u64,
+    /// Calls refused with `OVERLOADED`: their callee had too much unread.
+    pub refused_overloaded: u64,
+    /// Frames refused with `PAYLOAD_TOO_LARGE`.
+    pub refused_too_large: u64,
+    /// Connections closed because memory was short and they held it.
+    pub peers_evicted: u64,
 }
 
 impl Counters {
     /// Every counter with the name it has on the wire, in the order of declaration.
-    pub fn named(&self) -> [(&'static str, u64); 28] {
+    pub fn named(&self) -> [(&'static str, u64); 34] {
         [
             ("connections", self.connections),
             ("connectionsDropped", self.connections_dropped),
@@ -98,6 +110,12 @@ impl Counters {
             ("heartbeats", self.heartbeats),
             ("framesIgnored", self.frames_ignored),
             ("malformed", self.malformed),
+            ("connectionsRefused", self.connections_refused),
+            ("refusedMemory", self.refused_memory),
+            ("refusedQuota", self.refused_quota),
+            ("refusedOverloaded", self.refused_overloaded),
+            ("refusedTooLarge", self.refused_too_large),
+            ("peersEvicted", self.peers_evicted),
         ]
     }
 }

@@ -22,6 +22,8 @@ pub enum CloseReason {
     PartialFrame,
     /// The peer did not take what was sent to it.
     SlowReader,
+    /// It held most of the memory when there was none left, or took more than its user's share of something.
+    Exhausted,
     /// The gateway is stopping.
     Stopping,
 }
@@ -37,6 +39,7 @@ impl CloseReason {
             CloseReason::Silent => "silent",
             CloseReason::PartialFrame => "partial-frame",
             CloseReason::SlowReader => "slow-reader",
+            CloseReason::Exhausted => "exhausted",
             CloseReason::Stopping => "stopping",
         }
     }

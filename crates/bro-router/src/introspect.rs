@@ -1,5 +1,6 @@
 //! Calls to the gateway itself, under the reserved name `bro.gateway`.
 
+use crate::accounts::UserView;
 use crate::calls::{CallerId, Side};
 use crate::event_log::write_json_strings;
 use crate::outbox::Outbox;
@@ -38,6 +39,8 @@ enum Reply {
 const WAIT_FOR_TIMEOUT_MS: u64 = 30_000;
 /// How long `events` waits unless told otherwise, in milliseconds.
 const EVENTS_TIMEOUT_MS: u64 = 25_000;
+/// Users in the answer to `status`.
+const USERS_SHOWN_MAX: usize = 256;
 /// Room kept in a frame for what stands around the result.
 const ENVELOPE_BYTES: usize = 128 * 1024;
 
@@ -207,7 +210,9 @@ impl Router {
             ("peers", self.peers.len() as u64),
             ("inFlight", self.calls.len() as u64),
             ("parked", self.parked.len() as u64),
-            ("queuedBytes", self.peers.charged() as u64),
+            ("queuedBytes", self.peers.queued_bytes() as u64),
+            ("memoryBytes", self.memory_bytes() as u64),
+            ("memoryMax", self.config.memory_max as u64),
             ("lanes", self.lanes.len() as u64),
             ("connectedServices", self.registry.len() as u64),
         ];
@@ -221,6 +226,8 @@ impl Router {
             }
             write_json_string(&mut out, &service.name);
         }
+        out.extend_from_slice(b"],\"users\":[");
+        self.write_users(&mut out);
         out.extend_from_slice(b"],\"loop\":");
         write_loop(&mut out, &self.loop_view);
         out.extend_from_slice(b",\"counters\":{");
@@ -230,6 +237,23 @@ impl Router {
         }
         out.extend_from_slice(b"}}");
         out
+    }
+
+    /// Those with most memory, as many as a status can show.
+    fn write_users(&self, out: &mut Vec<u8>) {
+        for (at, user) in self.users().iter().take(USERS_SHOWN_MAX).enumerate() {
+            out.extend_from_slice(if at == 0 { b"{" } else { b",{" });
+            if let Some(uid) = user.uid {
+                out.extend_from_slice(format!("\"uid\":{uid},").as_bytes());
+            }
+            let UserView { memory_bytes, connections, in_flight, registry_bytes, lanes, .. } = user;
+            out.extend_from_slice(
+                format!(
+                    "\"memoryBytes\":{memory_bytes},\"connections\":{connections},\"inFlight\":{in_flight},\"registryBytes\":{registry_bytes},\"lanes\":{lanes}}}"
+                )
+                .as_bytes(),
+            );
+        }
     }
 
     fn services(&self) -> Result<Vec<u8>, ErrorBody> {

@@ -7,6 +7,7 @@
 #[path = "state/lanes.rs"]
 mod state;
 
+use crate::accounts::Resource;
 use crate::counters::COUNT_MAX;
 use crate::event::{CloseReason, EventMask};
 use crate::outbox::{LaneOffer, Outbox, Part};
@@ -14,7 +15,7 @@ use crate::peers::NIL;
 use crate::router::Router;
 use crate::timers::Timer;
 use bro_proto::Now;
-use bro_proto::limits::{LANE_BUSY_WINDOW_MS, LANE_OPEN_TIMEOUT_MS, LANE_RETRY_MS, LANES_MAX, LANES_PER_PEER_MAX};
+use bro_proto::limits::{LANE_BUSY_WINDOW_MS, LANE_OPEN_TIMEOUT_MS, LANE_RETRY_MS, LANES_PER_PEER_MAX};
 use bro_proto::timer::TimerId;
 use bro_proto::v2::lane::{CloseLane, LaneStats, write_offer};
 use bro_proto::v2::{FrameKind, encode};
@@ -40,6 +41,8 @@ pub(crate) struct LaneRecord {
     /// Peer slots; `NIL` for one that has not told of it.
     ends: [u32; 2],
     is_ready: [bool; 2],
+    /// Who pays for it: the account of the peer that had it first.
+    account: u32,
     /// Both were told to use it.
     is_open: bool,
     /// Of a lane that was offered, until it is open.
@@ -196,7 +199,7 @@ impl Router {
         let takes_lanes = self.peers[callee].takes_lanes;
         let has_one = own.iter().any(|lane| theirs.contains(lane));
         let is_full =
-            self.lanes.len() >= LANES_MAX || own.len() >= LANES_PER_PEER_MAX || theirs.len() >= LANES_PER_PEER_MAX;
+            !self.has_lane_room(caller) || own.len() >= LANES_PER_PEER_MAX || theirs.len() >= LANES_PER_PEER_MAX;
         let is_pair = self.is_pair(caller, callee);
         if !takes_lanes || has_one || is_full || !is_pair || self.is_watched() || self.is_draining() {
             return;
@@ -219,7 +222,7 @@ impl Router {
     pub(crate) fn handle_lane_ready(&mut self, slot: u32, number: u64, now: Now, out: &mut impl Outbox) {
         let index = match self.lanes.find(number) {
             Some(index) => index,
-            None if self.is_watched() || self.lanes.len() >= LANES_MAX || self.is_lane_list_full(slot) => {
+            None if self.is_watched() || !self.has_lane_room(slot) || self.is_lane_list_full(slot) => {
                 self.send_lane_close(slot, number, CloseLane::Revoked, now, out);
                 return;
             }
@@ -333,6 +336,7 @@ impl Router {
 
     fn remove_lane(&mut self, index: u32) -> LaneRecord {
         let record = self.lanes.records.remove(index as usize);
+        self.peers.accounts.release(record.account, Resource::Lanes, 1);
         let entry = self.lanes.by_number.find_entry(hash(record.number), |&other| other == index);
         entry.expect("every lane is in the table").remove();
         record.timer.map(|timer| self.timers.remove(timer));
@@ -354,10 +358,13 @@ impl Router {
 
     fn insert_lane(&mut self, number: u64, ends: [u32; 2], deadline_ms: Option<u64>) -> u32 {
         let index = index_of(self.lanes.records.vacant_key());
+        let account = self.peers[ends[0]].account;
+        self.peers.accounts.charge(account, Resource::Lanes, 1);
         let record = LaneRecord {
             number,
             ends,
             is_ready: [false; 2],
+            account,
             is_open: false,
             timer: deadline_ms.map(|at_ms| self.timers.insert(at_ms, Timer::Lane(index))),
             stats: [LaneStats::default(); 2],
@@ -379,6 +386,11 @@ impl Router {
                 return number;
             }
         }
+    }
+
+    /// Whether the user of a peer may have one more lane. Lanes join peers of one user only, so it pays for both ends.
+    fn has_lane_room(&self, slot: u32) -> bool {
+        self.peers.accounts.check(self.peers[slot].account, Resource::Lanes, 1).is_ok()
     }
 
     /// Whether two peers may have a lane together. One end can make the other wait in a system call, see docs/lanes.md: only those who could

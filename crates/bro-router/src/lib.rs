@@ -5,6 +5,7 @@
 //! | `router` | the inputs, and the order in which they take effect |
 //! | `outbox`, `event`, `view`, `counters` | what comes out |
 //! | `peers` | connections, and the bytes that each is charged for |
+//! | `accounts`, `quota` | what each user has taken of what all share, and who goes when memory is short |
 //! | `register`, `registry` | services by name, each with the ring of its instances |
 //! | `routing`, `calls`, `abandoned` | CALLs: admission, forwarding, what is in flight, and what may still be answered |
 //! | `reply` | RESPONSEs: forwarded, and the gateway's own |
@@ -20,6 +21,7 @@
 //! It owns no socket, clock, thread or random source: see [`Router`] for the order of its inputs.
 
 mod abandoned;
+mod accounts;
 mod calls;
 mod cancel;
 mod check;
@@ -36,6 +38,7 @@ mod outbox;
 mod parked;
 mod peers;
 mod prefetch;
+mod quota;
 mod register;
 mod registry;
 mod reply;
@@ -50,6 +53,7 @@ mod v2_reply;
 mod v2_report;
 mod view;
 
+pub use accounts::UserView;
 pub use config::{ConfigError, RouterConfig};
 pub use counters::Counters;
 pub use event::{CloseReason, Event, EventMask};

@@ -3,6 +3,7 @@
 #[path = "state/parked.rs"]
 mod state;
 
+use crate::accounts::Resource;
 use crate::calls::CallerId;
 use crate::hash::KeyedHash;
 use crate::introspect::Inquiry;
@@ -55,6 +56,12 @@ pub(crate) struct ParkedCall {
 }
 
 impl ParkedCall {
+    /// What its caller's account is charged for it.
+    pub(crate) fn charged_bytes(&self) -> usize {
+        let name = if let Wait::Service { name, .. } = &self.wait { name.len() } else { 0 };
+        size_of::<ParkedCall>() + self.id.len() + self.context.len() + name
+    }
+
     fn caller_id(&self) -> CallerId<'_> {
         match self.number {
             0 => CallerId::Text(&self.id),
@@ -105,6 +112,9 @@ impl Parked {
 
     fn insert(&mut self, peers: &mut Peers, mut call: ParkedCall) {
         let index = index_of(self.calls.vacant_key());
+        let account = peers[call.caller].account;
+        peers.accounts.charge(account, Resource::Parked, 1);
+        peers.accounts.charge(account, Resource::Memory, call.charged_bytes());
         let list = &mut peers[call.caller].parked;
         call.prev = NIL;
         call.next = list.head;
@@ -133,6 +143,9 @@ impl Parked {
 
     fn remove(&mut self, peers: &mut Peers, index: u32) -> ParkedCall {
         let call = self.calls.remove(index as usize);
+        let account = peers[call.caller].account;
+        peers.accounts.release(account, Resource::Parked, 1);
+        peers.accounts.release(account, Resource::Memory, call.charged_bytes());
         let list = &mut peers[call.caller].parked;
         if call.prev == NIL {
             list.head = call.next;
@@ -289,6 +302,8 @@ impl Router {
             );
             return Err(ErrorBody::new(ErrorCode::ResourceExhausted, message));
         }
+        self.check_room(inquiry.caller, Resource::Parked, 1, now)?;
+        self.check_room(inquiry.caller, Resource::Memory, size_of::<ParkedCall>() + inquiry.context.bytes.len(), now)?;
         let timeout_ms = timeout_ms.min(PARKED_TIMEOUT_MAX_MS);
         let index = index_of(self.parked.calls.vacant_key());
         let timer = self.timers.insert(now.mono_ms().saturating_add(timeout_ms), Timer::Parked(index));

@@ -4,6 +4,7 @@
 mod state;
 
 use crate::abandoned::Abandoned;
+use crate::accounts::{Accounts, Resource};
 use crate::config::RouterConfig;
 use crate::counters::Counters;
 use crate::event::CloseReason;
@@ -12,6 +13,7 @@ use crate::prefetch::fetch;
 use crate::timers::{Timer, Timers};
 use crate::v2_peer::V2Peer;
 use bro_proto::Now;
+use bro_proto::limits::PEER_CHARGE_BYTES;
 use bro_proto::timer::TimerId;
 use bro_proto::v1::Encoding;
 
@@ -91,7 +93,7 @@ pub(crate) struct Peer {
     pub(crate) last_frame_at_ms: u64,
     /// Monotonic milliseconds at its last sign of life.
     pub(crate) last_frame_ms: u64,
-    /// Bytes queued and not yet taken. All of them are in [`Peers::charged`] too.
+    /// Bytes queued and not yet taken. All of them are charged to its account, too.
     pub(crate) queued_bytes: usize,
     /// How many of them are not CALLs: what it asked for itself and does not read. At most `queued_bytes`.
     pub(crate) answer_bytes: usize,
@@ -110,10 +112,18 @@ pub(crate) struct Peer {
     /// The name that was needed last of those that it was told: serial of the caller's service, and its number. Serial 0 is nobody's.
     pub(crate) last_name_serial: u64,
     pub(crate) last_name: u32,
+    /// Who pays for what is queued to it and kept for it.
+    pub(crate) account: u32,
+
     /// Neighbours in the ring of the service's instances.
     pub(crate) ring_next: u32,
-
     pub(crate) ring_prev: u32,
+    /// Bytes of its tables of names and of abandoned ids. Charged, too.
+    pub(crate) table_bytes: usize,
+    /// Bytes that the driver keeps for it beside those that are queued. Charged, too.
+    pub(crate) kept_bytes: usize,
+    /// Monotonic milliseconds when the driver last had more or less to keep.
+    pub(crate) kept_since_ms: u64,
     pub(crate) pool_index: u8,
     pub(crate) identity: PeerIdentity,
     pub(crate) connected_at_ms: u64,
@@ -125,8 +135,16 @@ pub(crate) struct Peer {
     pub(crate) stall_timer: Option<TimerId>,
 }
 
+impl Peer {
+    /// Bytes of its tables of names and of abandoned ids.
+    pub(crate) fn table_bytes_now(&self) -> usize {
+        let names = self.v2.as_ref().map_or(0, |state| state.name_bytes());
+        names + self.abandoned.as_ref().map_or(0, |ids| ids.bytes())
+    }
+}
+
 const _: () = assert!(std::mem::offset_of!(Peer, v2) < 64 && std::mem::offset_of!(Peer, calls) == 64);
-const _: () = assert!(std::mem::offset_of!(Peer, ring_next) < 128 && size_of::<Peer>() <= 256);
+const _: () = assert!(std::mem::offset_of!(Peer, account) < 128 && size_of::<Peer>() <= 256);
 
 /// Where outbound bytes start to have consequences.
 #[derive(Clone, Copy, Debug)]
@@ -139,11 +157,14 @@ struct QueueLimits {
 /// All connections, by slot.
 #[derive(Debug)]
 pub(crate) struct Peers {
-    slots: Vec<Peer>,
+    pub(crate) slots: Vec<Peer>,
     free: u32,
     len: usize,
-    /// Sum of `queued_bytes` over the live peers.
-    charged: usize,
+    pub(crate) accounts: Accounts,
+    /// What is given back when the doomed peers have gone.
+    pub(crate) doomed_bytes: usize,
+    /// Monotonic milliseconds until which nobody who holds much is looked for.
+    pub(crate) search_again_ms: u64,
     /// Sum of what the routes of the live peers take.
     pub(crate) route_bytes: usize,
     limits: QueueLimits,
@@ -158,15 +179,31 @@ impl Peers {
             bytes_max: config.queue_bytes_max,
             stall_timeout_ms: config.write_stall_timeout_ms,
         };
-        Self { slots: Vec::new(), free: NIL, len: 0, charged: 0, route_bytes: 0, limits, doomed: Vec::new() }
+        Self {
+            slots: Vec::new(),
+            free: NIL,
+            len: 0,
+            accounts: Accounts::new(config),
+            doomed_bytes: 0,
+            search_again_ms: 0,
+            route_bytes: 0,
+            limits,
+            doomed: Vec::new(),
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    pub(crate) fn charged(&self) -> usize {
-        self.charged
+    /// Sum of `queued_bytes` over the live peers. Costs a walk through all of them.
+    pub(crate) fn queued_bytes(&self) -> usize {
+        self.slots.iter().filter(|peer| peer.is_live).map(|peer| peer.queued_bytes).sum()
+    }
+
+    /// Whether anything is queued to anybody.
+    pub(crate) fn has_queued(&self) -> bool {
+        self.slots.iter().any(|peer| peer.is_live && peer.queued_bytes > 0)
     }
 
     /// The slot of a live peer.
@@ -216,7 +253,14 @@ impl Peers {
         self.slots.get(slot as usize).is_some_and(|peer| peer.is_live)
     }
 
-    pub(crate) fn insert(&mut self, identity: PeerIdentity, now: Now) -> u32 {
+    pub(crate) fn insert(&mut self, identity: PeerIdentity, account: u32, now: Now) -> u32 {
+        self.accounts.charge(account, Resource::Peers, 1);
+        self.accounts.charge(account, Resource::Memory, PEER_CHARGE_BYTES);
+        self.place(identity, account, now)
+    }
+
+    /// The same, uncharged.
+    fn place(&mut self, identity: PeerIdentity, account: u32, now: Now) -> u32 {
         let fresh = |generation| Peer {
             generation,
             service: NIL,
@@ -240,8 +284,12 @@ impl Peers {
             last_route: LastRoute::NONE,
             last_name_serial: 0,
             last_name: 0,
+            account,
             ring_next: NIL,
             ring_prev: NIL,
+            table_bytes: 0,
+            kept_bytes: 0,
+            kept_since_ms: 0,
             pool_index: UNPOOLED,
             identity,
             connected_at_ms: now.wall_ms,
@@ -275,11 +323,17 @@ impl Peers {
             timer.map(|timer| timers.remove(timer));
         }
         peer.is_stall_timed = false;
-        self.charged -= peer.queued_bytes;
+        let route_bytes = peer.v2.take().map_or(0, |state| state.route_bytes());
+        let bytes = PEER_CHARGE_BYTES + peer.queued_bytes + peer.kept_bytes + peer.table_bytes + route_bytes;
+        self.accounts.release(peer.account, Resource::Peers, 1);
+        self.accounts.release(peer.account, Resource::Routes, route_bytes);
+        self.accounts.release(peer.account, Resource::Memory, bytes);
         peer.queued_bytes = 0;
         peer.answer_bytes = 0;
+        peer.kept_bytes = 0;
+        peer.table_bytes = 0;
         peer.abandoned = None;
-        self.route_bytes -= peer.v2.take().map_or(0, |state| state.route_bytes());
+        self.route_bytes -= route_bytes;
         peer.is_live = false;
         peer.service = self.free;
         self.free = slot;
@@ -357,7 +411,7 @@ impl Peers {
             peer.progress_ms = now.mono_ms();
         }
         peer.queued_bytes += bytes;
-        self.charged += bytes;
+        self.accounts.charge(peer.account, Resource::Memory, bytes);
         counters.frames_out += 1;
         counters.bytes_out += bytes as u64;
         if !peer.is_stall_timed {
@@ -366,6 +420,9 @@ impl Peers {
             peer.is_stall_timed = true;
         }
         out.send(PeerId { slot, generation: peer.generation }, parts);
+        if self.accounts.total(Resource::Memory) > self.accounts.easy_answers {
+            self.make_room(slot, now);
+        }
         Some(bytes)
     }
 
@@ -383,7 +440,7 @@ impl Peers {
             peer.answer_bytes -= usize::try_from(share).expect("at most the answers' bytes");
         }
         peer.queued_bytes -= bytes;
-        self.charged -= bytes;
+        self.accounts.release(peer.account, Resource::Memory, bytes);
         peer.is_paused && peer.answer_bytes <= self.limits.pause_bytes / 2
     }
 

@@ -1,5 +1,6 @@
 //! REGISTER: a connection becomes an instance of a service.
 
+use crate::accounts::Resource;
 use crate::event::{CloseReason, Event, EventMask};
 use crate::outbox::{Outbox, Part};
 use crate::peers::{NIL, UNPOOLED};
@@ -8,8 +9,8 @@ use crate::reply::payload;
 use crate::router::Router;
 use crate::timers::Timer;
 use bro_proto::limits::{
-    GATEWAY_SERVICE, HEARTBEATS_MISSED_MAX, METADATA_BYTES_MAX, POOL_SIZE_MAX, REGISTER_BYTES_MAX, REGISTRY_BYTES_MAX,
-    RESERVED_PREFIX, SERVICE_NAME_BYTES_MAX,
+    GATEWAY_SERVICE, HEARTBEATS_MISSED_MAX, METADATA_BYTES_MAX, POOL_SIZE_MAX, REGISTER_BYTES_MAX, RESERVED_PREFIX,
+    SERVICE_NAME_BYTES_MAX,
 };
 use bro_proto::name::check_service_name;
 use bro_proto::v1::Header;
@@ -69,12 +70,11 @@ impl Router {
             return refused(ErrorCode::PermissionDenied, message);
         }
         let registration = read_registration(body, header).map_err(|error| (error, CloseReason::Refused))?;
-        if self.registry.description_bytes() + registration.description.bytes() > REGISTRY_BYTES_MAX {
-            let message = format!("the registrations take {REGISTRY_BYTES_MAX} bytes already: register less");
-            return refused(ErrorCode::ResourceExhausted, message);
-        }
+        let bytes = registration.description.bytes();
+        self.check_room(slot, Resource::Registry, bytes, now).map_err(|error| (error, CloseReason::Refused))?;
+        self.check_room(slot, Resource::Memory, bytes, now).map_err(|error| (error, CloseReason::Refused))?;
         if registered_as != NIL {
-            let is_changed = self.registry.describe(registered_as, registration.description);
+            let is_changed = self.registry.describe(&mut self.peers, registered_as, registration.description);
             self.acknowledge(slot, now, out);
             if is_changed {
                 self.report_registered(registered_as, now, out);
@@ -89,7 +89,7 @@ impl Router {
                     .map_err(|why| ErrorBody::new(ErrorCode::DuplicateService, format!("service {name:?} {why}")))
                     .map_err(|error| (error, CloseReason::Refused))?;
                 self.registry.join(&mut self.peers, service, slot, registration.pool_index);
-                let is_changed = self.registry.describe(service, registration.description);
+                let is_changed = self.registry.describe(&mut self.peers, service, registration.description);
                 self.agree(slot, offers_v2, takes_lanes);
                 self.acknowledge(slot, now, out);
                 if is_changed {

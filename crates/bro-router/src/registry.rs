@@ -3,6 +3,7 @@
 #[path = "state/registry.rs"]
 mod state;
 
+use crate::accounts::Resource;
 use crate::hash::KeyedHash;
 use crate::peers::{NIL, Peers, UNPOOLED};
 use bro_proto::timer::TimerId;
@@ -37,6 +38,8 @@ pub(crate) struct Service {
     pub(crate) serial: u64,
     pub(crate) name: Box<str>,
     pub(crate) description: Description,
+    /// Who pays for the description: the account of its first instance.
+    pub(crate) account: u32,
     hash: u64,
     /// The instance that the next call goes to; the ring of all instances passes through it.
     cursor: u32,
@@ -103,7 +106,11 @@ impl Registry {
     /// Adds a service with its first instance. The name must be free.
     pub(crate) fn insert(&mut self, peers: &mut Peers, hasher: &KeyedHash, new: NewService) -> u32 {
         let hash = hasher.hash(NAME_SCOPE, &new.name);
-        self.description_bytes += new.description.bytes();
+        let bytes = new.description.bytes();
+        self.description_bytes += bytes;
+        let account = peers[new.instance].account;
+        peers.accounts.charge(account, Resource::Registry, bytes);
+        peers.accounts.charge(account, Resource::Memory, bytes);
         self.serials += 1;
         let serial = self.serials;
         let entry = self.services.vacant_entry();
@@ -112,6 +119,7 @@ impl Registry {
             serial,
             name: new.name,
             description: new.description,
+            account,
             hash,
             cursor: NIL,
             instances_len: 0,
@@ -133,10 +141,12 @@ impl Registry {
     }
 
     /// Replaces what the service says of itself. True when its methods changed.
-    pub(crate) fn describe(&mut self, index: u32, description: Description) -> bool {
+    pub(crate) fn describe(&mut self, peers: &mut Peers, index: u32, description: Description) -> bool {
         let service = &mut self.services[index as usize];
-        self.description_bytes -= service.description.bytes();
-        self.description_bytes += description.bytes();
+        let (before, after) = (service.description.bytes(), description.bytes());
+        self.description_bytes = self.description_bytes - before + after;
+        peers.accounts.recharge(service.account, Resource::Registry, before, after);
+        peers.accounts.recharge(service.account, Resource::Memory, before, after);
         let is_changed = service.description.methods != description.methods;
         service.description = description;
         is_changed
@@ -190,7 +200,10 @@ impl Registry {
             return None;
         }
         let service = self.services.remove(index as usize);
-        self.description_bytes -= service.description.bytes();
+        let bytes = service.description.bytes();
+        self.description_bytes -= bytes;
+        peers.accounts.release(service.account, Resource::Registry, bytes);
+        peers.accounts.release(service.account, Resource::Memory, bytes);
         let entry = self.by_name.find_entry(service.hash, |&other| other == index);
         entry.expect("every service is in the table").remove();
         Some(service)

@@ -1,5 +1,6 @@
 //! The router: its state, its inputs, and the order in which they take effect.
 
+use crate::accounts::{Resource, UserView};
 use crate::calls::Calls;
 use crate::config::RouterConfig;
 use crate::counters::Counters;
@@ -122,12 +123,15 @@ impl Router {
         if self.phase != Phase::Running {
             return Err(ErrorBody::new(ErrorCode::ShuttingDown, "the gateway is shutting down: connect again later"));
         }
-        let limit = self.config.peers_max;
-        if self.peers.len() >= limit {
-            let message = format!("the gateway serves {limit} connections already: close some, or raise its limit");
-            return Err(ErrorBody::new(ErrorCode::ResourceExhausted, message));
-        }
-        let slot = self.peers.insert(identity, now);
+        let account = match self.admit_connection(identity.uid, now) {
+            Ok(account) => account,
+            Err(error) => {
+                self.counters.connections_refused += 1;
+                self.settle(now, out);
+                return Err(error);
+            }
+        };
+        let slot = self.peers.insert(identity, account, now);
         let deadline = now.mono_ms().saturating_add(self.config.register_timeout_ms);
         self.peers[slot].register_timer = Some(self.timers.insert(deadline, Timer::Register(slot)));
         self.counters.connections += 1;
@@ -173,6 +177,19 @@ impl Router {
         self.touch(slot, now);
         self.peers[slot].is_mid_frame = true;
         self.time_partial(slot, now);
+    }
+
+    /// How many bytes the driver keeps for a peer beside those that are queued: of an unfinished frame, and what surrounds queued ones.
+    /// To be said whenever it changes, after [`Router::handle_partial`] or [`Router::handle_written`]. The peer, or another that holds
+    /// more, may be closed for it.
+    pub fn handle_kept(&mut self, peer: PeerId, bytes: usize, now: Now, out: &mut impl Outbox) {
+        let Some(slot) = self.peers.find(peer) else { return };
+        let before = self.peers[slot].kept_bytes;
+        self.peers.keep(slot, bytes, now);
+        if bytes > before {
+            self.check_kept(slot, now);
+        }
+        self.settle(now, out);
     }
 
     /// The peer's socket took bytes of its queue.
@@ -246,9 +263,19 @@ impl Router {
         self.timers.len()
     }
 
-    /// Bytes queued to all peers and not yet taken.
+    /// Bytes queued to all peers and not yet taken. Costs a walk through all peers.
     pub fn charged_bytes(&self) -> usize {
-        self.peers.charged()
+        self.peers.queued_bytes()
+    }
+
+    /// Bytes that are kept for peers in whatever form; see [`RouterConfig::memory_max`].
+    pub fn memory_bytes(&self) -> usize {
+        self.peers.accounts.total(Resource::Memory)
+    }
+
+    /// What each user has taken, those with most memory first.
+    pub fn users(&self) -> Vec<UserView> {
+        self.peers.accounts.views()
     }
 
     #[inline]
@@ -330,6 +357,7 @@ impl Router {
 
     fn refuse_stream(&mut self, slot: u32, error: &FrameError, now: Now, out: &mut impl Outbox) {
         self.counters.malformed += 1;
+        self.counters.refused_too_large += 1;
         let message = format!("{error}; the connection will be closed");
         self.warn(slot, &message, now, out);
         let FrameError::TooLarge { .. } = error;

@@ -1,5 +1,6 @@
 //! CALLs: admitted and passed on to an instance, or refused at once with the reason.
 
+use crate::accounts::Resource;
 use crate::calls::{CalleeId, CallerId, Calls, NewCall, Side};
 use crate::event::{Event, EventMask};
 use crate::outbox::{Outbox, Part};
@@ -10,8 +11,8 @@ use crate::timers::Timer;
 use crate::v2_call::wire_ms;
 use bro_proto::frame::finish_frame;
 use bro_proto::limits::{
-    CALL_ID_BYTES_MAX, CALL_TIMEOUT_MAX_MS, CHAIN_LEN_MAX, CONTEXT_BYTES_MAX, FRAME_PREFIX_BYTES, GATEWAY_SERVICE,
-    METHOD_NAME_BYTES_MAX, ROOT_ID_BYTES_MAX, SERVICE_NAME_BYTES_MAX,
+    CALL_CHARGE_BYTES, CALL_ID_BYTES_MAX, CALL_TIMEOUT_MAX_MS, CHAIN_LEN_MAX, CONTEXT_BYTES_MAX, FRAME_PREFIX_BYTES,
+    GATEWAY_SERVICE, METHOD_NAME_BYTES_MAX, ROOT_ID_BYTES_MAX, SERVICE_NAME_BYTES_MAX,
 };
 use bro_proto::v1::encode::{CallFields, ContextSource, encode_call};
 use bro_proto::v1::rewrite::{Patch, rewrite, transcode};
@@ -56,7 +57,7 @@ impl Router {
         }
         let refused = match self.admit(caller, header, now) {
             Ok(request) => match self.registry.find(&self.hasher, request.to) {
-                Some(service) => match self.choose_instance(caller, service, None) {
+                Some(service) => match self.choose_instance(caller, service, None, now) {
                     Ok(callee) => self.forward_call(caller, callee, &request, frame, header, now, out),
                     Err(error) => Err(error),
                 },
@@ -151,21 +152,30 @@ impl Router {
 
     /// The instance whose turn it is, skipping those that have too much unread. `only` is the only one, if the caller knows it.
     #[inline]
-    pub(crate) fn choose_instance(&mut self, caller: u32, service: u32, only: Option<u32>) -> Result<u32, ErrorBody> {
-        let limit = self.config.in_flight_max;
-        if self.calls.len() >= limit {
-            let message = format!("{limit} calls are in flight in this gateway already: call again later");
-            return Err(ErrorBody::new(ErrorCode::ResourceExhausted, message));
+    pub(crate) fn choose_instance(
+        &mut self,
+        caller: u32,
+        service: u32,
+        only: Option<u32>,
+        now: Now,
+    ) -> Result<u32, ErrorBody> {
+        let accounts = &self.peers.accounts;
+        let is_easy = accounts.is_easy(Resource::Calls) && accounts.is_easy(Resource::Memory);
+        if !is_easy {
+            self.check_room(caller, Resource::Calls, 1, now)?;
+            self.check_room(caller, Resource::Memory, CALL_CHARGE_BYTES, now)?;
         }
         let limit = self.config.in_flight_per_peer_max;
         if self.peers[caller].calls[Side::Caller as usize].len as usize >= limit {
+            self.counters.refused_quota += 1;
             let message = format!("{limit} calls of this connection are in flight already: wait for answers first");
             return Err(ErrorBody::new(ErrorCode::ResourceExhausted, message));
         }
         let limit = self.config.queue_calls_bytes_max;
         let is_open = |&slot: &u32| {
             let peer = &self.peers[slot];
-            peer.queued_bytes <= limit && !peer.is_doomed && !peer.is_leaving
+            let has_room = peer.queued_bytes <= limit || self.may_crowd(caller, slot);
+            has_room && !peer.is_doomed && !peer.is_leaving && (is_easy || self.has_memory(slot))
         };
         if let Some(callee) = only.filter(is_open) {
             return Ok(callee);
@@ -178,7 +188,7 @@ impl Router {
     }
 
     #[cold]
-    fn no_instance(&self, service: u32) -> ErrorBody {
+    fn no_instance(&mut self, service: u32) -> ErrorBody {
         let name = &self.registry[service].name;
         if self.registry.ring(&self.peers, service).all(|slot| self.peers[slot].is_leaving) {
             let message = format!("{name} is shutting down and takes no new calls");
@@ -186,6 +196,7 @@ impl Router {
         }
         let limit = self.config.queue_calls_bytes_max;
         let message = format!("{name} has more than {limit} bytes unread: call again when it has caught up");
+        self.counters.refused_overloaded += 1;
         ErrorBody::new(ErrorCode::Overloaded, message)
     }
 
@@ -276,7 +287,7 @@ impl Router {
                 let chain: Vec<&str> = context.chain.iter().map(String::as_str).collect();
                 v2::section::write(&mut section, &context.root, context.depth, chain.into_iter())
                     .map_err(|error| ErrorBody::new(ErrorCode::InvalidContext, error.to_string()))?;
-                self.check_section_room(section.len())?;
+                self.check_section_room(caller, section.len(), now)?;
             }
             None => {
                 self.roots = self.roots.wrapping_add(1);

@@ -1,5 +1,6 @@
 //! CALLs and NOTIFYs of version 2: admitted and passed on, mostly where they lie.
 
+use crate::accounts::Resource;
 use crate::calls::{CalleeId, CallerId, Calls, NewCall};
 use crate::event::{Event, EventMask};
 use crate::introspect::Inquiry;
@@ -9,7 +10,7 @@ use crate::reply::{Answer, check_carried, check_frame_bytes, check_frame_size};
 use crate::router::Router;
 use crate::timers::Timer;
 use crate::v2_peer::Target;
-use bro_proto::limits::{CALL_TIMEOUT_MAX_MS, SECTIONS_BYTES_MAX};
+use bro_proto::limits::CALL_TIMEOUT_MAX_MS;
 use bro_proto::v1::encode::{CallFields, ContextSource, Outcome, encode_call};
 use bro_proto::v1::{Encoding, Payload};
 use bro_proto::v2::encode::{self, CallHead};
@@ -193,7 +194,7 @@ impl Router {
             );
             return Err(ErrorBody::new(ErrorCode::MaxDepthExceeded, message).into());
         }
-        let callee = self.choose_instance(caller, service, only)?;
+        let callee = self.choose_instance(caller, service, only, now)?;
         Ok(Admitted { callee, timeout_ms, parent, context })
     }
 
@@ -237,12 +238,9 @@ impl Router {
     }
 
     /// Whether a section may be kept while its call is in flight.
-    pub(crate) fn check_section_room(&self, bytes: usize) -> Result<(), ErrorBody> {
-        if self.calls.section_bytes() + bytes <= SECTIONS_BYTES_MAX {
-            return Ok(());
-        }
-        let message = format!("the contexts of the calls in flight have {SECTIONS_BYTES_MAX} bytes: call again later");
-        Err(ErrorBody::new(ErrorCode::ResourceExhausted, message))
+    #[inline]
+    pub(crate) fn check_section_room(&mut self, caller: u32, bytes: usize, now: Now) -> Result<(), ErrorBody> {
+        if bytes == 0 { Ok(()) } else { self.check_room(caller, Resource::Sections, bytes, now) }
     }
 
     /// To a callee of version 2: the bytes that came in, completed where they lie.
@@ -262,7 +260,7 @@ impl Router {
             Context::Given => (0, call.section.map_or(&[], |section| section.bytes)),
             Context::Derived(section) => (0, section),
         };
-        self.check_section_room(section.len())?;
+        self.check_section_room(caller, section.len(), now)?;
         if let Context::Derived(section) = &context {
             check_frame_bytes(frame_bytes + section.len(), self.config.frame_bytes_max, "the call")?;
         }

@@ -3,6 +3,7 @@
 #[path = "state/v2_peer.rs"]
 mod state;
 
+use crate::accounts::Resource;
 use crate::event::CloseReason;
 use crate::lanes::BusyPeers;
 use crate::outbox::{Outbox, Part};
@@ -10,9 +11,9 @@ use crate::peers::LastRoute;
 use crate::registry::Registry;
 use crate::router::Router;
 use crate::v2_call::Refusal;
-use bro_proto::limits::{GATEWAY_SERVICE, NAMES_PER_PEER_MAX, ROUTES_BYTES_MAX, ROUTES_PER_PEER_MAX};
+use bro_proto::Now;
+use bro_proto::limits::{GATEWAY_SERVICE, NAMES_PER_PEER_MAX, ROUTES_PER_PEER_MAX};
 use bro_proto::v2::{self, encode};
-use bro_proto::{ErrorBody, ErrorCode, Now};
 use hashbrown::HashTable;
 
 /// The state of one connection. An idle one owns no memory outside this struct.
@@ -26,6 +27,8 @@ pub(crate) struct V2Peer {
     route_bytes: usize,
     /// Names told: serial of the caller's service, and its number.
     names: HashTable<(u64, u32)>,
+    /// The table was emptied, and the client does not know so far.
+    has_forgotten: bool,
     /// Indices of its lanes; at most [`bro_proto::limits::LANES_PER_PEER_MAX`].
     pub(crate) lanes: Vec<u32>,
 }
@@ -89,15 +92,27 @@ impl V2Peer {
         (route.index, route.serial) = (index, serial);
     }
 
+    /// Forgets all names that were told: the next one begins anew.
+    pub(crate) fn forget_names(&mut self) {
+        self.names = HashTable::new();
+        self.has_forgotten = true;
+    }
+
+    /// Bytes that the names told take.
+    pub(crate) fn name_bytes(&self) -> usize {
+        self.names.allocation_size()
+    }
+
     /// The number of a caller's name, by the serial of its service.
     pub(crate) fn introduce(&mut self, serial: u64) -> Introduction {
         if let Some(&known) = self.names.find(hash(serial), |entry| entry.0 == serial) {
             return Introduction { number: known.1, is_new: false, forgets: false };
         }
-        let forgets = self.names.len() >= NAMES_PER_PEER_MAX;
-        if forgets {
+        let is_full = self.names.len() >= NAMES_PER_PEER_MAX;
+        if is_full {
             self.names.clear();
         }
+        let forgets = std::mem::take(&mut self.has_forgotten) || is_full;
         let number = u32::try_from(self.names.len()).expect("few names");
         self.names.insert_unique(hash(serial), (serial, number), |entry| hash(entry.0));
         Introduction { number, is_new: true, forgets }
@@ -153,6 +168,7 @@ impl Router {
         let introduction = peer.v2.as_mut().expect("the callee speaks version 2").introduce(serial);
         (peer.last_name_serial, peer.last_name) = (serial, introduction.number);
         if introduction.is_new {
+            self.account_tables(callee);
             let mut frame = std::mem::take(&mut self.scratch);
             encode::name(&mut frame, introduction.number, &self.registry[service].name, introduction.forgets);
             let parts = [Part::Scratch(&frame)];
@@ -172,11 +188,13 @@ impl Router {
         let after = state.route_bytes();
         self.peers[slot].last_route = LastRoute::NONE;
         self.peers.route_bytes = self.peers.route_bytes - before + after;
-        if self.peers.route_bytes > ROUTES_BYTES_MAX {
-            let message = format!("the routes of all connections take {ROUTES_BYTES_MAX} bytes already: bind fewer");
-            self.warn(slot, &message, now, out);
-            let error = ErrorBody::new(ErrorCode::ResourceExhausted, message);
-            self.close_peer(slot, CloseReason::Refused, Some(&error), now, out);
+        let account = self.peers[slot].account;
+        self.peers.accounts.recharge(account, Resource::Routes, before, after);
+        self.peers.accounts.recharge(account, Resource::Memory, before, after);
+        let routes = self.check_room(slot, Resource::Routes, 0, now);
+        if let Err(error) = routes.and_then(|()| self.check_room(slot, Resource::Memory, 0, now)) {
+            self.warn(slot, &error.message, now, out);
+            self.close_peer(slot, CloseReason::Exhausted, Some(&error), now, out);
         }
     }
 }

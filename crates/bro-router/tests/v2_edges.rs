@@ -236,7 +236,7 @@ fn routes_took_as_much_memory_as_all_connections_liked() {
             encode::resolve(&mut resolve, route, &"n".repeat(255));
             gateway.router.handle_frame(caller, &mut resolve, gateway.now, &mut gateway.orders);
         }
-        let is_refused = gateway.orders.closed.contains(&(caller, CloseReason::Refused));
+        let is_refused = gateway.orders.closed.contains(&(caller, CloseReason::Exhausted));
         gateway.router.check_invariants();
         is_refused.then_some(caller)
     });

@@ -31,6 +31,10 @@ pub struct GatewayOptions {
     pub mode: Option<u32>,
     /// `--lanes`: `off`, `auto` or `always`.
     pub lanes: Option<String>,
+    /// `--memory-max`, in bytes.
+    pub memory_max: Option<usize>,
+    /// `--connections-per-uid-max`.
+    pub connections_per_uid_max: Option<usize>,
     /// `--debug`.
     pub debug: bool,
 }
@@ -61,6 +65,13 @@ impl GatewayOptions {
         }
         if let Some(mode) = self.mode {
             command.arg("--mode").arg(format!("{mode:o}"));
+        }
+        for (flag, value) in
+            [("--memory-max", self.memory_max), ("--connections-per-uid-max", self.connections_per_uid_max)]
+        {
+            if let Some(value) = value {
+                command.arg(flag).arg(value.to_string());
+            }
         }
         if let Some(lanes) = &self.lanes {
             command.arg("--lanes").arg(lanes);

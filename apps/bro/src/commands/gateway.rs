@@ -44,6 +44,11 @@ struct LimitsFile {
     queue_calls_bytes_max: Option<usize>,
     queue_bytes_max: Option<usize>,
     lane_calls_min: Option<u32>,
+    memory_max: Option<usize>,
+    uid_share_percent: Option<u8>,
+    peers_per_uid_max: Option<usize>,
+    connect_burst: Option<u32>,
+    connect_rate_per_s: Option<u32>,
 }
 
 pub fn run(args: GatewayArgs) -> Result<(), Failure> {
@@ -165,6 +170,11 @@ fn merge(args: GatewayArgs, file: ConfigFile, debug: bool) -> Result<GatewayConf
     keep(&mut router.queue_pause_bytes, limits.queue_pause_bytes);
     keep(&mut router.queue_calls_bytes_max, limits.queue_calls_bytes_max);
     keep(&mut router.queue_bytes_max, limits.queue_bytes_max);
+    keep(&mut router.memory_max, args.memory_max.or(limits.memory_max));
+    keep(&mut router.peers_per_uid_max, args.connections_per_uid_max.or(limits.peers_per_uid_max));
+    router.uid_share_percent = limits.uid_share_percent.unwrap_or(router.uid_share_percent);
+    router.connect_burst = limits.connect_burst.unwrap_or(router.connect_burst);
+    router.connect_rate_per_s = limits.connect_rate_per_s.unwrap_or(router.connect_rate_per_s);
     router.depth_max = limits.depth_max.unwrap_or(router.depth_max);
     router.lane_calls_min = limits.lane_calls_min.unwrap_or(router.lane_calls_min);
     router.check().map_err(|error| Failure::Usage(format!("limits: {error}")))?;
@@ -191,6 +201,8 @@ mod tests {
             timeout: None,
             register_timeout: None,
             drain_timeout: None,
+            memory_max: None,
+            connections_per_uid_max: None,
             debug: false,
             log_json: false,
             stop_with_stdin: false,
@@ -200,16 +212,18 @@ mod tests {
     #[test]
     fn flags_win_over_the_file_and_the_file_over_defaults() {
         let file: ConfigFile = toml::from_str(
-            "socket = '/tmp/a.sock'\nmode = '0660'\ntimeout_ms = 7\nheartbeat_interval_ms = 8\n[limits]\ndepth_max = 9",
+            "socket = '/tmp/a.sock'\nmode = '0660'\ntimeout_ms = 7\nheartbeat_interval_ms = 8\n[limits]\ndepth_max = 9\n\
+             memory_max = 7000000\npeers_per_uid_max = 5",
         )
         .unwrap();
-        let flags = GatewayArgs { timeout: Some(Duration::from_millis(70)), ..args() };
+        let flags = GatewayArgs { timeout: Some(Duration::from_millis(70)), memory_max: Some(1 << 24), ..args() };
         let config = merge(flags, file, false).unwrap();
         assert_eq!(config.socket_path, Path::new("/tmp/a.sock"));
         assert_eq!(config.mode, 0o660);
         assert_eq!(config.router.call_timeout_ms, 70);
         assert_eq!(config.router.heartbeat_interval_ms, 8);
         assert_eq!(config.router.depth_max, 9);
+        assert_eq!((config.router.memory_max, config.router.peers_per_uid_max), (1 << 24, 5));
     }
 
     #[test]
@@ -217,6 +231,8 @@ mod tests {
         assert!(toml::from_str::<ConfigFile>("sokcet = '/tmp/a'").is_err());
         let zero = ConfigFile { timeout_ms: Some(0), ..ConfigFile::default() };
         assert!(matches!(merge(args(), zero, false), Err(Failure::Usage(_))));
+        let small = GatewayArgs { memory_max: Some(1000), ..args() };
+        assert!(matches!(merge(small, ConfigFile::default(), false), Err(Failure::Usage(_))));
         let mode = ConfigFile { mode: Some("rw".to_owned()), ..ConfigFile::default() };
         assert!(matches!(merge(args(), mode, false), Err(Failure::Usage(_))));
     }

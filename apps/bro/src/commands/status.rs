@@ -19,6 +19,9 @@ pub async fn run(args: StatusArgs) -> Result<(), Failure> {
         for (name, value) in fields.iter().filter(|(name, _)| !["counters", "loop"].contains(&name.as_str())) {
             let text = match value {
                 Value::Number(ms) if name == "uptimeMs" => age(ms.as_u64().unwrap_or(0)),
+                Value::Array(users) if name == "users" => {
+                    users.iter().map(describe_user).collect::<Vec<_>>().join("; ")
+                }
                 Value::Array(items) => {
                     items.iter().map(|item| item.as_str().unwrap_or("?")).collect::<Vec<_>>().join(" ")
                 }
@@ -36,6 +39,19 @@ pub async fn run(args: StatusArgs) -> Result<(), Failure> {
         }
     }
     print_line(&table(&rows))
+}
+
+/// What one user has taken of what all share.
+fn describe_user(user: &Value) -> String {
+    let uid = user["uid"].as_u64().map_or("unknown".to_owned(), |uid| format!("uid {uid}"));
+    let number = |name: &str| user[name].as_u64().unwrap_or(0);
+    format!(
+        "{uid}: {} bytes, {} connections, {} in flight, {} lanes",
+        number("memoryBytes"),
+        number("connections"),
+        number("inFlight"),
+        number("lanes")
+    )
 }
 
 /// How fast the gateway's thread comes round. A gateway that does not measure it has no rows.

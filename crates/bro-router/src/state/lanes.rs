@@ -19,7 +19,7 @@ impl Lanes {
 
 impl LaneRecord {
     fn export(&self, timers: &Timers) -> LaneState {
-        let LaneRecord { number, ends, is_ready, is_open, timer, stats } = self;
+        let LaneRecord { number, ends, is_ready, account: _, is_open, timer, stats } = self;
         LaneState {
             number: *number,
             ends: ends.map(|end| (end != NIL).then_some(end)),

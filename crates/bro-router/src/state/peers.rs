@@ -2,6 +2,7 @@
 
 use super::{CallList, LastRoute, NIL, Peer, PeerIdentity, Peers, UNPOOLED};
 use crate::abandoned::Abandoned;
+use crate::accounts::Resource;
 use crate::config::RouterConfig;
 use crate::state::checks::{ensure, ensure_at_most};
 use crate::state::router::{Shift, deadline_of};
@@ -9,11 +10,21 @@ use crate::state::{ImportError, PeerState, PeersState};
 use crate::timers::{Timer, Timers};
 use crate::v2_peer::V2Peer;
 use bro_proto::Now;
-use bro_proto::limits::ROUTES_BYTES_MAX;
+use bro_proto::limits::{PEER_CHARGE_BYTES, ROUTES_BYTES_MAX};
 
 impl Peers {
     pub(crate) fn export(&self, timers: &Timers) -> PeersState {
-        let Peers { slots, free: _, len: _, charged: _, route_bytes: _, limits: _, doomed } = self;
+        let Peers {
+            slots,
+            free: _,
+            len: _,
+            accounts: _, // everything is charged anew
+            doomed_bytes: _,
+            search_again_ms: _,
+            route_bytes: _,
+            limits: _,
+            doomed,
+        } = self;
         debug_assert!(doomed.is_empty(), "who is doomed goes within the input that doomed it");
         PeersState {
             generations: slots.iter().map(|peer| peer.generation).collect(),
@@ -34,7 +45,7 @@ impl Peers {
         let mut peers = Peers::new(config);
         for generation in generations {
             // Inserting gives the first generation, so that they are set afterwards.
-            let slot = peers.insert(PeerIdentity::default(), Now::default());
+            let slot = peers.place(PeerIdentity::default(), NIL, Now::default());
             let peer = &mut peers[slot];
             (peer.generation, peer.is_live) = (generation, false);
         }
@@ -45,10 +56,19 @@ impl Peers {
             ensure(slot >= next_slot && (slot as usize) < peers.slots.len(), "the peers are out of order")?;
             next_slot = slot + 1;
             let generation = peers[slot].generation;
-            let restored = Peer::import(peer, generation, config, is_same_hash, shift, timers)?;
+            let mut restored = Peer::import(peer, generation, config, is_same_hash, shift, timers)?;
+            let account = peers.accounts.open(restored.identity.uid, 0);
+            ensure(account.is_some(), "the peers are of too many users")?;
+            let route_bytes = restored.v2.as_ref().map_or(0, |state| state.route_bytes());
+            restored.account = account.unwrap_or(NIL);
+            restored.table_bytes = restored.table_bytes_now();
+            let bytes = PEER_CHARGE_BYTES + restored.queued_bytes + restored.table_bytes + route_bytes;
+            for (resource, amount) in [(Resource::Peers, 1), (Resource::Routes, route_bytes), (Resource::Memory, bytes)]
+            {
+                peers.accounts.charge(restored.account, resource, amount);
+            }
             peers.len += 1;
-            peers.charged += restored.queued_bytes;
-            peers.route_bytes += restored.v2.as_ref().map_or(0, |state| state.route_bytes());
+            peers.route_bytes += route_bytes;
             peers[slot] = restored;
         }
         ensure_at_most(peers.route_bytes, ROUTES_BYTES_MAX, "ROUTES_BYTES_MAX")?;
@@ -79,8 +99,12 @@ impl Peer {
             last_route: _, // found anew
             last_name_serial: _,
             last_name: _,
+            account: _, // by the identity
             ring_next: _,
             ring_prev: _,
+            table_bytes: _,
+            kept_bytes: _, // the driver tells
+            kept_since_ms: _,
             calls: _, // the calls name their peers
             parked: _,
             connected_at_ms,
@@ -173,8 +197,12 @@ impl Peer {
             last_route: LastRoute::NONE,
             last_name_serial: 0,
             last_name: 0,
+            account: NIL,
             ring_next: NIL,
             ring_prev: NIL,
+            table_bytes: 0,
+            kept_bytes: 0,
+            kept_since_ms: 0,
             calls: [CallList::EMPTY; 2],
             parked: CallList::EMPTY,
             connected_at_ms,

@@ -19,6 +19,7 @@ impl Registry {
                 serial,
                 name,
                 description: Description { methods, version, metadata_json },
+                account: _, // that of the first instance
                 hash: _,
                 cursor: _, // the ring begins with it
                 instances_len: _,

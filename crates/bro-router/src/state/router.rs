@@ -2,7 +2,7 @@
 
 use super::{
     EncodingState, FORMAT, ImportError, Moment, PhaseState, READABLE_FROM, RouterState,
-    checks::{check_context, ensure},
+    checks::{check_context, ensure, ensure_at_most},
 };
 use crate::config::RouterConfig;
 use crate::counters::COUNT_MAX;
@@ -182,6 +182,7 @@ impl Router {
         router.parked = Parked::new();
         router.import_parked(parked_state, shift)?;
         ensure(phase == PhaseState::Running || router.parked.len() == 0, "somebody waits for a gateway that ends")?;
+        ensure_at_most(router.memory_bytes(), router.config.memory_max, "memory_max")?;
         Ok(router)
     }
 

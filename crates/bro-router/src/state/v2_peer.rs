@@ -14,7 +14,8 @@ impl V2Peer {
             routes,
             route_bytes: _,
             names,
-            lanes: _, // the lanes name their ends
+            has_forgotten: _, // who was told no names is told so
+            lanes: _,         // the lanes name their ends
             busy,
         } = self;
         let mut told: Vec<(u64, u32)> = names.iter().copied().collect();
@@ -42,6 +43,7 @@ impl V2Peer {
         for serial in names {
             peer.introduce(serial);
         }
+        peer.has_forgotten = peer.names.is_empty();
         peer.busy = BusyPeers::import(&busy, busy_last, shift);
         Ok(peer)
     }

@@ -1,0 +1,100 @@
+//! What users have taken, counted by the model, and what the router may refuse them for it.
+
+use crate::model::World;
+use bro_proto::limits::MEMORY_RESERVE_PARTS;
+use bro_router::{PeerId, Router, UserView};
+
+/// More than anything that the traffic makes the router keep at once.
+const ONE_MORE_BYTES: usize = 8 * 1024;
+
+impl World {
+    /// Whether one more connection of a user must be refused because of those that there are.
+    pub(crate) fn has_too_many_connections(&self, uid: Option<u32>) -> bool {
+        let own = self.connections.values().filter(|peer| peer.identity.uid == uid).count();
+        let all = self.connections.len();
+        all >= self.config.peers_max
+            || own >= self.config.peers_per_uid_max
+            || own + 1 > self.share(self.config.peers_max, all - own)
+    }
+
+    /// Whether one more call of the user of a peer must be refused because of those in flight.
+    pub(crate) fn has_too_many_calls(&self, caller: PeerId) -> bool {
+        let uid = self.uid_of(caller);
+        let own = self.flights.iter().filter(|flight| self.uid_of(flight.caller) == uid).count();
+        own + 1 > self.share(self.config.in_flight_max, self.flights.len() - own)
+    }
+
+    /// Whether a callee has left so much unread that a call of this caller must be refused.
+    pub(crate) fn is_crowded(&self, caller: PeerId, callee: PeerId) -> bool {
+        let (held, limit) = (self.connections[&callee].held, self.config.queue_calls_bytes_max);
+        // As many as count as a flood are not in flight here.
+        let own = self.flights.iter().filter(|flight| flight.caller == caller).count();
+        if own >= bro_proto::limits::CROWDED_CALLS_PER_PEER_MAX { held > limit } else { held > limit + limit / 2 }
+    }
+
+    /// Whether the router may say that there is no memory for one more thing of this user. Judged by the accounts before the input.
+    pub(crate) fn may_lack_memory(&self, uid: Option<u32>) -> bool {
+        let memory_max = self.config.memory_max;
+        let total: usize = self.users.iter().map(|user| user.memory_bytes).sum();
+        let own = self.users.iter().find(|user| user.uid == uid).map_or(0, |user| user.memory_bytes);
+        let limit = self.share(memory_max - memory_max / MEMORY_RESERVE_PARTS, total - own);
+        own + ONE_MORE_BYTES > limit
+    }
+
+    /// Whether the router may refuse a call of this caller with this code although the model does not say that it must.
+    pub(crate) fn may_refuse(&self, caller: PeerId, code: &str) -> bool {
+        match code {
+            "RESOURCE_EXHAUSTED" => self.may_lack_memory(self.uid_of(caller)),
+            "OVERLOADED" => self.users.iter().any(|user| self.may_lack_memory(user.uid)),
+            _ => false,
+        }
+    }
+
+    /// Whether a connection may be closed to free memory: its user has at least as much as any other, when next to nothing is left, or has
+    /// taken its share.
+    pub(crate) fn may_evict(&self, peer: PeerId) -> bool {
+        let uid = self.uid_of(peer);
+        let own = self.users.iter().find(|user| user.uid == uid).map_or(0, |user| user.memory_bytes);
+        let is_largest = self.users.iter().all(|user| user.memory_bytes <= own + ONE_MORE_BYTES);
+        // Or this user has taken more than even answers to it may.
+        let others: usize = self.users.iter().filter(|user| user.uid != uid).map(|user| user.memory_bytes).sum();
+        let left = (self.config.memory_max - self.config.memory_max / MEMORY_RESERVE_PARTS).saturating_sub(others);
+        let is_greedy = (own + ONE_MORE_BYTES) * 100 > left * usize::from(self.config.uid_share_percent);
+        (is_largest || is_greedy) && self.users.iter().any(|user| self.may_lack_memory(user.uid))
+    }
+
+    /// Compares the router's accounts with what there is, and remembers them for the next input.
+    pub(crate) fn check_users(&mut self, router: &Router, claimed: Vec<UserView>) -> Result<(), String> {
+        let total: usize = claimed.iter().map(|user| user.memory_bytes).sum();
+        if total != router.memory_bytes() || total > self.config.memory_max {
+            let max = self.config.memory_max;
+            return Err(format!("users have {total} bytes, of {} in total, of at most {max}", router.memory_bytes()));
+        }
+        for user in &claimed {
+            let of_user = || self.connections.values().filter(|peer| peer.identity.uid == user.uid);
+            let flights = self.flights.iter().filter(|flight| self.uid_of(flight.caller) == user.uid).count();
+            let held: usize = of_user().map(|peer| peer.held).sum();
+            let is_right = user.connections == of_user().count() && user.in_flight == flights;
+            if !is_right || user.memory_bytes < held {
+                return Err(format!(
+                    "{user:?}: there are {} connections, {flights} calls, {held} bytes",
+                    of_user().count()
+                ));
+            }
+        }
+        if claimed.iter().map(|user| user.connections).sum::<usize>() != self.connections.len() {
+            return Err(format!("connections without a user: {claimed:?}"));
+        }
+        self.users = claimed;
+        Ok(())
+    }
+
+    pub(crate) fn uid_of(&self, peer: PeerId) -> Option<u32> {
+        self.connections.get(&peer).and_then(|connection| connection.identity.uid)
+    }
+
+    /// What one user may have beside what the others have.
+    fn share(&self, max: usize, others: usize) -> usize {
+        (max.saturating_sub(others) * usize::from(self.config.uid_share_percent)).div_ceil(100)
+    }
+}
