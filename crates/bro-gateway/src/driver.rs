@@ -6,14 +6,16 @@
 
 use crate::clock::{Alarm, Clock};
 use crate::conns::{Conns, peer_of};
-use crate::credentials::peer_identity;
+use crate::credentials::{peer_groups, peer_identity};
 use crate::event::GatewayEvent;
 use crate::gateway::{Command, Shared, Status};
 use crate::inbox::{Arrived, Buffers, DIRECT_READ_BYTES_MIN, Place, read_budget};
 use crate::journal::Journal;
 use crate::lanes::hand_out;
 use crate::linger::{Lingering, cut_off};
+use crate::policy::load_for_wish;
 use crate::socket_file::SocketFile;
+use bro_policy::Policy;
 use bro_proto::frame::CutPlace;
 use bro_proto::v1::Encoding;
 use bro_proto::v1::encode::encode_error;
@@ -26,8 +28,10 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::fd::OwnedFd;
 use rustix::io::{self, Errno};
 use rustix::net::{RecvFlags, SocketFlags, accept_with, recv};
+use rustix::process::{getegid, geteuid};
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, SyncSender};
 
 /// Most events taken in one wakeup. With the read budget it bounds what a wakeup holds.
 const EVENTS_PER_WAKEUP: usize = 128;
@@ -68,6 +72,10 @@ pub(crate) struct Driver {
     /// Refused since the backlog was last empty: reported once.
     is_accept_refused: bool,
     commands: Receiver<Command>,
+    /// For threads that work for this one.
+    own_commands: SyncSender<Command>,
+    /// One of them reads the policy.
+    is_loading_policy: bool,
     shared: Arc<Shared>,
     drain_timeout_ms: u64,
     clock: Clock,
@@ -96,7 +104,7 @@ impl Driver {
     pub(crate) fn new(
         epoll: OwnedFd,
         listener: Listener,
-        commands: Receiver<Command>,
+        (own_commands, commands): (SyncSender<Command>, Receiver<Command>),
         shared: Arc<Shared>,
         journal: Journal,
         new_router: impl FnOnce(Now) -> Router,
@@ -110,6 +118,7 @@ impl Driver {
         let mut router = new_router(now);
         router.set_events(journal.mask());
         router.set_gateway_info(std::process::id(), &shared.socket_path.to_string_lossy());
+        router.set_gateway_user(geteuid().as_raw(), getegid().as_raw());
         Ok(Driver {
             router,
             conns: Conns::new(epoll, journal),
@@ -121,6 +130,8 @@ impl Driver {
             catch_up_until_us: None,
             is_accept_refused: false,
             commands,
+            own_commands,
+            is_loading_policy: false,
             shared,
             drain_timeout_ms,
             clock,
@@ -145,6 +156,7 @@ impl Driver {
             let commands = self.take_commands();
             self.read_ready();
             self.carry_out(commands);
+            self.load_policy_if_wished();
             self.handle_timers();
             self.accept();
             self.flush();
@@ -396,7 +408,8 @@ impl Driver {
             match accept_with(&listener.socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
                 Ok(socket) => {
                     let identity = peer_identity(&socket);
-                    match self.router.handle_connect(identity, self.now, &mut self.conns) {
+                    let groups = if self.router.knows_groups() { peer_groups(&socket) } else { Vec::new() };
+                    match self.router.handle_connect_in_groups(identity, &groups, self.now, &mut self.conns) {
                         Ok(peer) => {
                             if let Err(error) = self.conns.insert(peer, socket) {
                                 self.router.handle_disconnect(peer, self.now, &mut self.conns);
@@ -475,6 +488,19 @@ impl Driver {
                     let views = names.iter().filter_map(|name| self.router.service(name)).collect();
                     drop(reply.try_send(views));
                 }
+                Command::SetPolicy(policy, reply) => {
+                    let rules = policy.rules_len();
+                    self.set_policy(policy, None);
+                    let _ = reply.try_send(rules);
+                }
+                Command::WishedPolicy(wish, Ok(policy)) => {
+                    self.is_loading_policy = false;
+                    self.set_policy(policy, Some(wish));
+                }
+                Command::WishedPolicy(wish, Err(why)) => {
+                    self.is_loading_policy = false;
+                    self.router.handle_policy_failed(wish, &why, self.now, &mut self.conns);
+                }
                 Command::Drain => {
                     self.router.begin_drain(self.drain_timeout_ms, self.now, &mut self.conns);
                     tracing::info!(in_flight = self.router.in_flight_len(), "gateway is draining");
@@ -484,6 +510,28 @@ impl Driver {
                         self.begin_stop();
                     }
                 }
+            }
+        }
+    }
+
+    /// Puts a policy in force, for a peer that wished for it or for the program around.
+    pub(crate) fn set_policy(&mut self, policy: Policy, wish: Option<u64>) {
+        let groups = if policy.knows_groups() { self.conns.groups() } else { HashMap::new() };
+        let groups_of = |peer| groups.get(&peer).map_or(&[][..], |groups: &Vec<u32>| groups);
+        let file = self.shared.policy.source().file().map(|path| path.to_string_lossy().into_owned());
+        self.router.set_policy(policy, file.as_deref(), groups_of, wish, self.now, &mut self.conns);
+    }
+
+    fn load_policy_if_wished(&mut self) {
+        if self.is_loading_policy {
+            return;
+        }
+        let Some(wish) = self.router.take_policy_wish() else { return };
+        match load_for_wish(wish, self.shared.clone(), self.own_commands.clone()) {
+            Ok(()) => self.is_loading_policy = true,
+            Err(error) => {
+                let why = format!("no thread could be started: {error}");
+                self.router.handle_policy_failed(wish, &why, self.now, &mut self.conns);
             }
         }
     }

@@ -13,6 +13,7 @@
 //! |---|---|
 //! | `gateway` | [`Gateway`], the handle: start, look, drain, stop |
 //! | `config`, `error`, `event` | options, what can go wrong, what is reported |
+//! | `policy`, `credentials` | who may do what, and who is at the other end |
 //! | `socket_file` | whose the file in the file system is: live, stale, ours |
 //! | `driver` | the thread: wait, read, route, write |
 //! | `conns`, `outgoing`, `inbox` | connections, bytes going out, bytes coming in |
@@ -36,12 +37,15 @@ mod journal;
 mod lanes;
 mod linger;
 mod outgoing;
+mod policy;
 mod socket_file;
 
+pub use bro_policy::{Policy, PolicyError};
 pub use bro_router::{
     CloseReason, ConfigError, Counters, EventMask, InstanceView, LanePolicy, PeerId, RouterConfig, ServiceView,
 };
 pub use config::{DEFAULT_SOCKET_PATH, GatewayConfig};
-pub use error::{StartError, StopReason, Stopped};
+pub use error::{ReloadError, StartError, StopReason, Stopped};
 pub use event::GatewayEvent;
 pub use gateway::{Gateway, Status};
+pub use policy::{PolicyLoadError, PolicySource};

@@ -5,6 +5,7 @@ use crate::config::RouterConfig;
 use crate::counters::Counters;
 use crate::event::CloseReason;
 use crate::outbox::{Outbox, Part, PeerId};
+use crate::permission::Restriction;
 use crate::timers::{Timer, Timers};
 use crate::v2_peer::V2Peer;
 use bro_proto::Now;
@@ -46,7 +47,7 @@ impl CallList {
     pub(crate) const EMPTY: CallList = CallList { head: NIL, len: 0 };
 }
 
-/// One connection. Small, since most connections are idle: an idle one owns no memory outside this struct.
+/// One connection. Small, since most connections are idle: an idle one owns no memory outside this struct, unless it may not do everything.
 #[derive(Debug)]
 pub(crate) struct Peer {
     pub(crate) generation: u32,
@@ -61,6 +62,8 @@ pub(crate) struct Peer {
     pub(crate) encoding: Encoding,
     pub(crate) pool_index: u8,
     pub(crate) identity: PeerIdentity,
+    /// What it may do; `None` is everything.
+    pub(crate) restriction: Option<Box<Restriction>>,
     /// Index of its service, `NIL` before REGISTER. For a free slot: the next free slot.
     pub(crate) service: u32,
     /// Neighbours in the ring of the service's instances.
@@ -164,6 +167,7 @@ impl Peers {
             encoding: Encoding::Json,
             pool_index: UNPOOLED,
             identity,
+            restriction: None,
             service: NIL,
             ring_next: NIL,
             ring_prev: NIL,
@@ -204,6 +208,7 @@ impl Peers {
         peer.queued_bytes = 0;
         peer.answer_bytes = 0;
         peer.abandoned = None;
+        peer.restriction = None;
         self.route_bytes -= peer.v2.take().map_or(0, |state| state.route_bytes());
         peer.is_live = false;
         peer.service = self.free;

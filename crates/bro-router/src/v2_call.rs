@@ -143,7 +143,10 @@ impl Router {
         let passed_on = admitted.and_then(|admitted| self.pass_notify_on(caller, admitted, frame, now, out));
         match passed_on {
             Ok(()) => self.counters.notifications_routed += 1,
-            Err(Refusal::Told(_)) => self.counters.notifications_dropped += 1,
+            Err(Refusal::Told(error)) => {
+                self.counters.notifications_dropped += 1;
+                self.note_denied(Some(caller), &error, now, out);
+            }
             Err(Refusal::Closed(violation)) => self.violated(caller, violation, now, out),
         }
     }
@@ -156,6 +159,9 @@ impl Router {
 
     #[inline]
     fn find_target(&mut self, caller: u32, call: &v2::Call<'_>) -> Result<Target, Refusal> {
+        if self.peers[caller].restriction.is_some() {
+            self.check_route(caller, call.peer, call.method)?;
+        }
         let Router { peers, registry, hasher, .. } = self;
         let Some(state) = &mut peers[caller].v2 else { return Err(Refusal::Closed("not of version 2")) };
         let Some(route) = state.route(call.peer) else { return Err(Refusal::Closed("a route that was not bound")) };
@@ -170,7 +176,7 @@ impl Router {
             None if *route.name == *GATEWAY_SERVICE => Ok(Target::Gateway),
             None => {
                 let name = route.name.clone();
-                Err(self.unknown_service(&name).into())
+                Err(self.unknown_service(caller, &name).into())
             }
         }
     }
@@ -507,6 +513,7 @@ impl Router {
     #[cold]
     fn refuse_call_v2(&mut self, caller: u32, call: &v2::Call<'_>, error: &ErrorBody, now: Now, out: &mut impl Outbox) {
         self.counters.calls_refused += 1;
+        self.note_denied(Some(caller), error, now, out);
         let id = CallerId::Number(call.id);
         let answer = Answer { id, outcome: Outcome::Error(error), context: NOTHING };
         self.answer(caller, "", &answer, now, out);

@@ -114,6 +114,9 @@ impl Router {
             return self.violated(slot, "a RESOLVE of a route number that is not the next one", now, out);
         }
         let after = state.route_bytes();
+        if let Some(restriction) = &mut self.peers[slot].restriction {
+            restriction.forget_route(number);
+        }
         self.peers.route_bytes = self.peers.route_bytes - before + after;
         if self.peers.route_bytes > ROUTES_BYTES_MAX {
             let message = format!("the routes of all connections take {ROUTES_BYTES_MAX} bytes already: bind fewer");

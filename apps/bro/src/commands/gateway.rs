@@ -3,12 +3,12 @@
 use crate::cli::{GatewayArgs, Lanes, parse_mode};
 use crate::exit::Failure;
 use crate::output::in_ms;
-use bro_gateway::{Gateway, GatewayConfig};
+use bro_gateway::{Gateway, GatewayConfig, PolicySource, StartError};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::filter::LevelFilter;
 
 /// The options of `--config`. Names are those of the flags, with underscores; times are in milliseconds.
@@ -18,6 +18,7 @@ struct ConfigFile {
     socket: Option<PathBuf>,
     /// Octal digits in a string, as for `--mode`.
     mode: Option<String>,
+    policy: Option<PathBuf>,
     heartbeat_interval_ms: Option<u64>,
     timeout_ms: Option<u64>,
     register_timeout_ms: Option<u64>,
@@ -52,17 +53,29 @@ pub fn run(args: GatewayArgs) -> Result<(), Failure> {
     let config = merge(args, file, debug)?;
     // The signals are watched before the first peer can connect: a SIGTERM right after the start must stop in good order too.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (mut term, mut interrupt) = {
+    let has_policy = config.policy != PolicySource::OwnUser;
+    let (mut term, mut interrupt, mut hangup) = {
         let _entered = runtime.enter();
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
+        // Without a policy file there is nothing to read again, and a terminal that goes takes its gateway along.
+        let hangup = has_policy.then(|| signal(SignalKind::hangup())).transpose()?;
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, hangup)
     };
-    let gateway = Gateway::start(config).map_err(|error| Failure::local(error.to_string()))?;
+    let gateway = Gateway::start(config).map_err(|error| match error {
+        StartError::Policy(error) => Failure::Usage(error.to_string()),
+        other => Failure::local(other.to_string()),
+    })?;
     let stopped_by_itself = runtime.block_on(async {
-        tokio::select! {
-            _ = term.recv() => false,
-            _ = interrupt.recv() => false,
-            () = stdin_closed(), if stop_with_stdin => false,
-            () = ended(&gateway) => true,
+        let (stdin, ended) = (stdin_closed(), ended(&gateway));
+        tokio::pin!(stdin, ended);
+        loop {
+            tokio::select! {
+                _ = term.recv() => break false,
+                _ = interrupt.recv() => break false,
+                // What comes of it is logged; a policy that does not load changes nothing.
+                () = hung_up(&mut hangup) => drop(gateway.reload_policy()),
+                () = &mut stdin, if stop_with_stdin => break false,
+                () = &mut ended => break true,
+            }
         }
     });
     runtime.shutdown_background();
@@ -70,6 +83,18 @@ pub fn run(args: GatewayArgs) -> Result<(), Failure> {
         return Err(Failure::local("the gateway stopped after an internal error; its log says which"));
     }
     gateway.stop().map_err(|error| Failure::local(error.to_string()))
+}
+
+/// Each SIGHUP, if it is listened to.
+async fn hung_up(hangup: &mut Option<Signal>) {
+    match hangup {
+        Some(hangup) => {
+            if hangup.recv().await.is_none() {
+                std::future::pending().await
+            }
+        }
+        None => std::future::pending().await,
+    }
 }
 
 async fn stdin_closed() {
@@ -103,6 +128,9 @@ fn merge(args: GatewayArgs, file: ConfigFile, debug: bool) -> Result<GatewayConf
         .transpose()?;
     if let Some(mode) = args.mode.or(file_mode) {
         config.mode = mode;
+    }
+    if let Some(policy) = args.policy.or(file.policy) {
+        config.policy = PolicySource::File(policy);
     }
     let ms = |flag: Option<Duration>, file: Option<u64>| flag.map(in_ms).or(file);
     let router = &mut config.router;
@@ -155,6 +183,7 @@ mod tests {
             config: None,
             lanes: None,
             mode: None,
+            policy: None,
             heartbeat_interval: None,
             timeout: None,
             register_timeout: None,
@@ -168,13 +197,14 @@ mod tests {
     #[test]
     fn flags_win_over_the_file_and_the_file_over_defaults() {
         let file: ConfigFile = toml::from_str(
-            "socket = '/tmp/a.sock'\nmode = '0660'\ntimeout_ms = 7\nheartbeat_interval_ms = 8\n[limits]\ndepth_max = 9",
+            "socket = '/tmp/a.sock'\nmode = '0660'\npolicy = '/tmp/policy.toml'\ntimeout_ms = 7\nheartbeat_interval_ms = 8\n[limits]\ndepth_max = 9",
         )
         .unwrap();
         let flags = GatewayArgs { timeout: Some(Duration::from_millis(70)), ..args() };
         let config = merge(flags, file, false).unwrap();
         assert_eq!(config.socket_path, Path::new("/tmp/a.sock"));
         assert_eq!(config.mode, 0o660);
+        assert_eq!(config.policy, PolicySource::File("/tmp/policy.toml".into()));
         assert_eq!(config.router.call_timeout_ms, 70);
         assert_eq!(config.router.heartbeat_interval_ms, 8);
         assert_eq!(config.router.depth_max, 9);
