@@ -159,7 +159,7 @@ impl CrateTests {
 pub(crate) const CRATES: &[CrateTests] = &[
     CrateTests::new("bro-proto", 115),
     CrateTests::new("bro-policy", 10),
-    CrateTests::new("bro-router", 96),
+    CrateTests::new("bro-router", 125),
     CrateTests::new("bro-session", 121),
     CrateTests::new("bro-lane", 43),
     CrateTests::new("bro-gateway", 64),
@@ -168,6 +168,8 @@ pub(crate) const CRATES: &[CrateTests] = &[
     CrateTests { name: "bro-sim", tests_min: 4, is_release: true, needs_bro: false },
     CrateTests::new("bro-fuzz", 14),
     CrateTests::new("bro", 23).with_bro(),
+    CrateTests::new("bro-fuzz", 15),
+    CrateTests::new("bro", 19).with_bro(),
     CrateTests::new("bro-bench", 16),
     // Needs a running Node: its tests are the suite `node`.
     CrateTests::new("bro-node", 0),

@@ -38,10 +38,15 @@ impl Router {
             timers += pending.iter().filter(|timer| timer.is_some()).count();
             assert!(!peer.is_doomed);
             let name = (peer.service != NIL).then(|| &*self.registry[peer.service].name);
+            let is_decided = peer.restriction.is_none() || peer.last_route.callee == NIL;
+            assert!(is_decided, "each call of who may not do everything is decided on");
             assert!(name.is_none_or(|name| self.check_own(slot, name).is_ok()), "who is a service may be it");
             assert_eq!(peer.service == NIL, peer.register_timer.is_some(), "who is not registered is waited for");
             assert!(peer.queued_bytes == 0 || peer.stall_timer.is_some(), "a queue is watched");
             assert!(peer.partial_timer.is_none() || peer.is_mid_frame);
+            assert_eq!(peer.stall_timer.is_some(), peer.is_stall_timed);
+            assert_eq!(peer.serial, if peer.service == NIL { 0 } else { self.registry[peer.service].serial });
+            assert!(peer.v2.is_some() || !peer.takes_lanes);
             assert!(peer.queued_bytes <= self.config.queue_bytes_max);
             for side in [Side::Caller, Side::Callee] {
                 let mut len = 0;

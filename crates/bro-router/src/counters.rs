@@ -1,7 +1,8 @@
 //! What the router has done since it started.
 
 /// Totals since the start. Plain numbers: one thread owns the router.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
 #[non_exhaustive]
 pub struct Counters {
     /// Connections accepted.
@@ -59,6 +60,7 @@ pub struct Counters {
     /// Frames of a type that means nothing to a gateway.
     pub frames_ignored: u64,
     /// Connections, registrations, calls and questions that the policy refused, or the reservation of names.
+    #[serde(default)]
     pub permission_denied: u64,
     /// Connections closed because of bytes that make no sense.
     pub malformed: u64,

@@ -7,7 +7,7 @@ use crate::event::{CloseReason, Event, EventMask};
 use crate::introspect::Inquiry;
 use crate::outbox::{Outbox, PeerId};
 use crate::parked::Wait;
-use crate::peers::{NIL, PeerIdentity};
+use crate::peers::{LastRoute, NIL, PeerIdentity};
 use crate::router::Router;
 use bro_policy::{Access, Calls, Policy, Rights, Subject};
 use bro_proto::limits::GATEWAY_SERVICE;
@@ -49,6 +49,16 @@ impl Default for Permissions {
 impl Permissions {
     pub(crate) fn rules_len(&self) -> usize {
         self.policy.rules_len()
+    }
+
+    /// A load that has begun may have read the file before it was changed: it is the one after that which is wished for.
+    fn next_wish(&self) -> u64 {
+        self.taken + 1
+    }
+
+    pub(crate) fn make_wish(&mut self) -> u64 {
+        self.asked = self.next_wish();
+        self.asked
     }
 
     /// Whether a peer has wished for this load.
@@ -93,6 +103,7 @@ impl Router {
                 Access::Nothing => (None, true),
             };
             self.peers[slot].restriction = restriction;
+            self.peers[slot].last_route = LastRoute::NONE;
             if is_denied {
                 denied.push(id);
             }
@@ -264,10 +275,9 @@ impl Router {
             let message = "this gateway has no policy file: start it with one, as `bro gateway --policy FILE` does";
             return Err(ErrorBody::new(ErrorCode::ExecutionFailed, message));
         }
-        // A load that has begun may have read the file before it was changed.
-        let wish = self.permissions.taken + 1;
+        let wish = self.permissions.next_wish();
         self.park_for_policy(inquiry, wish, now)?;
-        self.permissions.asked = wish;
+        self.permissions.make_wish();
         Ok(())
     }
 

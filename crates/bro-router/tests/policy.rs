@@ -419,6 +419,41 @@ fn who_administers_may_wish_for_the_policy_to_be_read_again() {
     assert_eq!((&status["policyFile"], &status["policyRules"]), (&json!("/etc/bro.toml"), &json!(1)));
 }
 
+#[test]
+fn a_gateway_that_takes_over_decides_by_its_own_policy() {
+    let rules = "[[rules]]\nusers = [1001]\nown = [\"web\"]\ncall = [\"order\"]\nadminister = true";
+    let mut gateway = Gateway::ruled_by(rules);
+    let order = gateway.service_v2_of(OWN, "order", &[]);
+    let (web, other) = (gateway.service_v2_of(WEB, "web", &["order"]), gateway.connect_uid(WEB));
+    gateway.bind(web, 1, "bro.gateway");
+    let mut frame = Vec::new();
+    let head = CallHead {
+        kind: FrameKind::Call,
+        id: 1,
+        origin: 0,
+        root: 0,
+        peer: 1,
+        timeout_ms: 5000,
+        method: "reloadPolicy",
+        section: &[],
+        codec: Codec::ABSENT,
+    };
+    encode::call_head(&mut frame, &head, 0);
+    gateway.send_frame(web, frame);
+    let state = gateway.router.export(gateway.now);
+    gateway.router = bro_router::Router::import(RouterConfig::default(), state, gateway.now).expect("a state");
+    gateway.rule("[[rules]]\nusers = [1001]\nown = [\"web\"]\nwatch = true");
+    assert_eq!(gateway.why_closed(other), None);
+    gateway.call_v2_method(web, FrameKind::Call, 2, "get");
+    assert_eq!(gateway.failed_with(web), (2, ErrorCode::PermissionDenied));
+    let wish = gateway.router.take_policy_wish().expect("who wished before is not forgotten");
+    gateway.rule_for(rules, Some(wish));
+    let frames = gateway.take_frames(web);
+    assert!(matches!(v2::parse(&frames[0]), Ok(Frame::Response { id: 1, .. })), "{frames:?}");
+    gateway.call_v2_method(web, FrameKind::Call, 3, "get");
+    assert_eq!(gateway.take_frames(order).len(), 2, "its name, and the call");
+}
+
 /// Lanes between two peers of one user, since others get none anyway.
 const WHOLE: &str = "[[rules]]\nusers = [1001]\nown = [\"*\"]\ncall = [\"*\"]";
 const BY_METHOD: &str =

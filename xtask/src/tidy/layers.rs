@@ -33,6 +33,7 @@ const PURE: &[&str] = &[
     "rmp",
     "rmp-serde",
     "serde",
+    "serde_bytes",
     "serde_json",
     "simdutf8",
     "slab",
