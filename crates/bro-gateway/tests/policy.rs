@@ -23,7 +23,7 @@ impl Somebody {
         if is_root() {
             return Somebody { uid: 54_321, gid: 54_322, groups: vec![54_323, 54_324] };
         }
-        eprintln!("not run by root: the peers are of this user, whom the policies do not trust");
+        say("not run by root: the peers are of this user, whom the policies do not trust");
         let groups = rustix::process::getgroups().unwrap().into_iter().map(|gid| gid.as_raw()).collect();
         Somebody { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw(), groups }
     }
@@ -62,6 +62,11 @@ impl Somebody {
     }
 }
 
+#[allow(clippy::print_stderr, reason = "who reads the results should know")]
+fn say(what: &str) {
+    eprintln!("{what}");
+}
+
 fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
@@ -70,7 +75,6 @@ fn is_root() -> bool {
 struct Ruled {
     directory: TempDir,
     gateway: Gateway,
-    somebody: Somebody,
 }
 
 impl Ruled {
@@ -78,7 +82,7 @@ impl Ruled {
         let directory = TempDir::new();
         let policy = PolicySource::File(write_policy(&directory, rules));
         let gateway = Gateway::start(open_to_all(&directory, policy)).unwrap();
-        Ruled { directory, gateway, somebody: Somebody::new() }
+        Ruled { directory, gateway }
     }
 
     fn socket(&self) -> PathBuf {

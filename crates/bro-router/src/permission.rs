@@ -25,7 +25,9 @@ impl Restriction {
     /// A route means another service from now on.
     pub(crate) fn forget_route(&mut self, number: u64) {
         let known = usize::try_from(number).ok().and_then(|number| self.routes.get_mut(number));
-        known.map(|calls| *calls = None);
+        if let Some(calls) = known {
+            *calls = None;
+        }
     }
 }
 
