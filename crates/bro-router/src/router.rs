@@ -14,6 +14,7 @@ use crate::permission::Permissions;
 use crate::registry::Registry;
 use crate::report::Reporter;
 use crate::timers::{Timer, Timers};
+use crate::view::LoopView;
 use bro_proto::frame::FrameError;
 use bro_proto::limits::{FRAME_PREFIX_BYTES, HEARTBEATS_MISSED_MAX};
 use bro_proto::rng::Rng;
@@ -57,6 +58,7 @@ pub struct Router {
     /// User and group.
     pub(crate) user: Option<(u32, u32)>,
     pub(crate) socket_path: Box<str>,
+    pub(crate) loop_view: LoopView,
     /// For frames in the making; always empty between uses.
     pub(crate) scratch: Vec<u8>,
     /// Chains of version 2 that began here.
@@ -84,6 +86,7 @@ impl Router {
             pid: None,
             user: None,
             socket_path: "".into(),
+            loop_view: LoopView::default(),
             scratch: Vec::new(),
             roots: 0,
             hasher,
@@ -105,6 +108,19 @@ impl Router {
     /// The user and group that the gateway runs as, for `status`.
     pub fn set_gateway_user(&mut self, uid: u32, gid: u32) {
         self.user = Some((uid, gid));
+    }
+
+    /// What `status` tells of the driver's thread from now on.
+    pub fn set_loop_view(&mut self, view: LoopView) {
+        self.loop_view = view;
+    }
+
+    /// The driver has something to say to operators: it is reported as a warning that is about no peer.
+    pub fn handle_warning(&mut self, message: &str, now: Now, out: &mut impl Outbox) {
+        if self.reporter.wants(EventMask::WARNINGS) {
+            self.reporter.report(Event::Warning { peer: None, service: None, message }, now, out);
+        }
+        self.settle(now, out);
     }
 
     /// A connection was accepted. When it is refused, the driver tells the peer why and closes it.
@@ -232,6 +248,11 @@ impl Router {
     /// Open connections.
     pub fn peers_len(&self) -> usize {
         self.peers.len()
+    }
+
+    /// Registered services.
+    pub fn services_len(&self) -> usize {
+        self.registry.len()
     }
 
     /// Calls that wait for their callee's answer.

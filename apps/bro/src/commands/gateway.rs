@@ -3,9 +3,11 @@
 use crate::cli::{GatewayArgs, Lanes, parse_mode};
 use crate::exit::Failure;
 use crate::output::in_ms;
-use bro_gateway::{Gateway, GatewayConfig, PolicySource, StartError};
+use crate::systemd::{self, Notifier};
+use bro_gateway::{Embedding, Gateway, GatewayConfig, PolicySource, StartError, StopReason};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -46,11 +48,14 @@ struct LimitsFile {
 }
 
 pub fn run(args: GatewayArgs) -> Result<(), Failure> {
+    let listener = systemd::listener()?; // before anything is opened
     let file = args.config.as_deref().map(read_config).transpose()?.unwrap_or_default();
     let debug = args.debug || file.debug.unwrap_or(false);
     start_logging(debug, args.log_json || file.log_json.unwrap_or(false));
     let stop_with_stdin = args.stop_with_stdin;
+    let named_socket = args.socket.clone().or_else(|| file.socket.clone());
     let config = merge(args, file, debug)?;
+    let drain_timeout = Duration::from_millis(config.drain_timeout_ms);
     // The signals are watched before the first peer can connect: a SIGTERM right after the start must stop in good order too.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let has_policy = config.policy != PolicySource::OwnUser;
@@ -60,29 +65,67 @@ pub fn run(args: GatewayArgs) -> Result<(), Failure> {
         let hangup = has_policy.then(|| signal(SignalKind::hangup())).transpose()?;
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, hangup)
     };
-    let gateway = Gateway::start(config).map_err(|error| match error {
+    if let (Some(passed), Some(named)) = (&listener, &named_socket) {
+        systemd::check_path(passed, named)?;
+    }
+    let notifier = Notifier::start()?;
+    let embedding = Embedding { listener, pulse: notifier.pulse(), ..Embedding::default() };
+    let gateway = Gateway::start_embedded(config, embedding).map_err(|error| match error {
         StartError::Policy(error) => Failure::Usage(error.to_string()),
-        other => Failure::local(other.to_string()),
+        other => Failure::local(reasons(&other)),
     })?;
-    let stopped_by_itself = runtime.block_on(async {
-        let (stdin, ended) = (stdin_closed(), ended(&gateway));
-        tokio::pin!(stdin, ended);
+    let gateway = Arc::new(gateway);
+    notifier.ready(gateway.socket_path());
+    let waiting = Arc::clone(&gateway);
+    let reason = runtime.block_on(async {
+        let mut ended = tokio::task::spawn_blocking(move || waiting.wait());
+        let stdin = stdin_closed();
+        tokio::pin!(stdin);
         loop {
             tokio::select! {
-                _ = term.recv() => break false,
-                _ = interrupt.recv() => break false,
-                // What comes of it is logged; a policy that does not load changes nothing.
-                () = hung_up(&mut hangup) => drop(gateway.reload_policy()),
-                () = &mut stdin, if stop_with_stdin => break false,
-                () = &mut ended => break true,
+                _ = term.recv() => break,
+                _ = interrupt.recv() => break,
+                () = hung_up(&mut hangup) => reload_policy(&gateway),
+                () = &mut stdin, if stop_with_stdin => break,
+                reason = &mut ended => return reason,
             }
         }
+        notifier.stopping(drain_timeout);
+        let _ = gateway.drain(); // it may have ended in this very moment
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = interrupt.recv() => {}
+            reason = &mut ended => return reason,
+        }
+        // Who asks twice is in a hurry.
+        tracing::warn!("told to stop a second time: calls in flight are given up");
+        let _ = gateway.stop_now();
+        ended.await
     });
     runtime.shutdown_background();
-    if stopped_by_itself {
-        return Err(Failure::local("the gateway stopped after an internal error; its log says which"));
+    match reason {
+        Ok(StopReason::Requested) => Ok(()),
+        Ok(StopReason::Failed(_) | StopReason::Panicked(_)) | Err(_) => {
+            Err(Failure::local("the gateway stopped after an internal error; its log says which"))
+        }
     }
-    gateway.stop().map_err(|error| Failure::local(error.to_string()))
+}
+
+/// An error with what caused it.
+fn reasons(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(reason) = source {
+        text.push_str(&format!(": {reason}"));
+        source = reason.source();
+    }
+    text
+}
+
+/// What comes of it is logged; a policy that does not load changes nothing. On another thread: reading may wait for name services.
+fn reload_policy(gateway: &Arc<Gateway>) {
+    let gateway = Arc::clone(gateway);
+    drop(tokio::task::spawn_blocking(move || gateway.reload_policy()));
 }
 
 /// Each SIGHUP, if it is listened to.
@@ -101,12 +144,6 @@ async fn stdin_closed() {
     let mut input = tokio::io::stdin();
     let mut discarded = [0; 256];
     while matches!(input.read(&mut discarded).await, Ok(bytes) if bytes > 0) {}
-}
-
-async fn ended(gateway: &Gateway) {
-    while gateway.is_running() {
-        tokio::time::sleep(Duration::from_millis(250)).await;
-    }
 }
 
 fn read_config(path: &Path) -> Result<ConfigFile, Failure> {

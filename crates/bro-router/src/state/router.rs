@@ -99,6 +99,7 @@ impl Router {
             pid: _,
             user: _,
             socket_path: _,
+            loop_view: _, // of the driver's thread, which is another one from now on
             scratch,
             roots,
         } = self;
