@@ -37,6 +37,7 @@ mod outbox;
 mod parked;
 mod peers;
 mod permission;
+mod prefetch;
 mod register;
 mod registry;
 mod reply;
