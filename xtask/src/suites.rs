@@ -179,7 +179,7 @@ pub(crate) const CRATES: &[CrateTests] = &[
     CrateTests::new("bro-lane", 43),
     CrateTests::new("bro-gateway", 63),
     CrateTests::new("ipc-bro", 76),
-    CrateTests::new("bro-testing", 85).with_bro(),
+    CrateTests::new("bro-testing", 86).with_bro(),
     CrateTests { name: "bro-sim", tests_min: 4, is_release: true, needs_bro: false },
     CrateTests::new("bro-fuzz", 15),
     CrateTests::new("bro", 25).with_bro(),
