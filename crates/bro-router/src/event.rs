@@ -24,6 +24,8 @@ pub enum CloseReason {
     SlowReader,
     /// It held most of the memory when there was none left, or took more than its user's share of something.
     Exhausted,
+    /// A new policy does not allow it, or not the service that it is.
+    Denied,
     /// The gateway is stopping.
     Stopping,
 }
@@ -40,6 +42,7 @@ impl CloseReason {
             CloseReason::PartialFrame => "partial-frame",
             CloseReason::SlowReader => "slow-reader",
             CloseReason::Exhausted => "exhausted",
+            CloseReason::Denied => "denied",
             CloseReason::Stopping => "stopping",
         }
     }

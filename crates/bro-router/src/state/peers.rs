@@ -107,6 +107,7 @@ impl Peer {
             kept_since_ms: _,
             calls: _, // the calls name their peers
             parked: _,
+            restriction: _, // the driver says which policy counts
             connected_at_ms,
             last_frame_at_ms,
             last_frame_ms: _, // the service has it
@@ -205,6 +206,7 @@ impl Peer {
             kept_since_ms: 0,
             calls: [CallList::EMPTY; 2],
             parked: CallList::EMPTY,
+            restriction: None,
             connected_at_ms,
             last_frame_at_ms,
             last_frame_ms: 0,
