@@ -108,7 +108,10 @@ impl Session {
         let Some(id) = self.pool.find_lane(number) else { return };
         let conn = self.pool.at(id.index as usize);
         if why == CloseLane::Gone && conn.state != ConnState::Registered {
-            // It was never used.
+            // It was never used. What the driver has opened it has to close: nobody else does while the other end holds its own.
+            if conn.is_open() {
+                self.outputs.push_back(Output::Close { conn: id, unsent: Vec::new() });
+            }
             return self.forget_lane(id, now);
         }
         self.leave_lane(id, now);

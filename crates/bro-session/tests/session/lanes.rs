@@ -296,6 +296,7 @@ fn offers_that_are_not_wanted_or_cannot_be_opened_are_refused() {
     pair.sent.clear();
     pair.send_bytes(via, &wire2::frame(LANE_CLOSE, 0, 0, LANE, b""));
     assert_eq!(pair.session.status().lanes, 0);
+    assert_eq!(pair.closed.pop_front().map(|(conn, _)| conn), Some(lane), "the driver does not keep it for ever");
     pair.send_bytes(via, &wire2::frame(LANE_READY, 0, 0, LANE, b""));
     pair.call("user", "get", &json!(1)).unwrap();
     assert!(pair.sent.iter().any(|(_, frame)| frame["kind"] == "CALL"));
