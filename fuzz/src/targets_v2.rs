@@ -256,7 +256,11 @@ fn play(mut input: &[u8]) -> Counters {
                     world.connect(at);
                 }
             }
-            14 if what & 128 != 0 => world.router.set_events(EventMask::ALL),
+            14 if what & 128 != 0 => {
+                world.router.set_events(EventMask::ALL);
+                // As its documentation asks for: lanes go now.
+                world.router.handle_time(world.now, &mut world.drivers);
+            }
             14 => {
                 if let Some(peer) = world.peers[at] {
                     world.router.handle_partial(peer, what & 64 != 0, world.now);
