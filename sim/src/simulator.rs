@@ -546,6 +546,7 @@ fn random_config(rng: &mut Rng) -> RouterConfig {
         speaks_v2: rng.below(12) > 0,
         lanes: bro_router::LanePolicy::Auto,
         lane_calls_min: 256,
+        hands_over: false,
         heartbeat_interval_ms: 2000,
         call_timeout_ms: 1500,
         register_timeout_ms: 1000,

@@ -1,11 +1,13 @@
 //! The handle of a running gateway.
 
+use crate::clock::Clock;
 use crate::config::GatewayConfig;
-use crate::driver::{Driver, Listener};
+use crate::driver::{Driver, Ending, Listener};
 use crate::error::{StartError, StopReason, Stopped};
 use crate::event::GatewayEvent;
 use crate::journal::{EventSink, Journal};
 use crate::socket_file::SocketFile;
+use crate::takeover::{Taken, take_over};
 use bro_proto::limits;
 use bro_router::{Counters, EventMask, Router, ServiceView};
 use rustix::event::{EventfdFlags, epoll, eventfd};
@@ -40,7 +42,7 @@ pub struct Status {
     pub pid: u32,
     /// Where it listens.
     pub socket_path: PathBuf,
-    /// Since it started.
+    /// Since it started, or the first of the gateways that were taken over since.
     pub uptime_ms: u64,
     /// Names of the registered services.
     pub services: Vec<String>,
@@ -80,7 +82,24 @@ impl Gateway {
         let resource = |what| move |error: rustix::io::Errno| StartError::Resources { what, source: error.into() };
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(resource("a wakeup"))?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(resource("an event loop"))?;
-        let (file, socket) = SocketFile::claim(&config.socket_path, config.mode)?;
+        // A seed that nobody else can guess: std's hasher has a random key for each process and map.
+        let seed = RandomState::new().hash_one(std::process::id());
+        let taken = if config.takeover { take_over(&config.socket_path, config.router.clone())? } else { None };
+        if config.takeover && taken.is_none() {
+            tracing::warn!(socket = %config.socket_path.display(), "no gateway is running that could be taken over: starting as usual");
+        }
+        let (listener, clock, router, inherited) = match taken {
+            Some((taken, commit)) => {
+                let Taken { listener, router, clock, exported_at, conns, lingering, pid } = taken;
+                (listener, clock, router, Some((exported_at, conns, lingering, pid, commit)))
+            }
+            None => {
+                let (file, socket) = SocketFile::claim(&config.socket_path, config.mode)?;
+                let mut clock = Clock::new();
+                let router = Router::new(config.router.clone(), seed, clock.now());
+                (Listener { file, socket }, clock, router, None)
+            }
+        };
         let (commands, receiver) = sync_channel(limits::COMMANDS_MAX);
         let shared = Arc::new(Shared {
             socket_path: config.socket_path,
@@ -90,18 +109,25 @@ impl Gateway {
             has_ended: Condvar::new(),
         });
         let journal = Journal::new(sink, mask, config.debug);
-        // A seed that nobody else can guess: std's hasher has a random key for each process and map.
-        let seed = RandomState::new().hash_one(std::process::id());
-        let new_router = |now| Router::new(config.router, seed, now);
-        let listener = Listener { file, socket };
-        let driver =
-            Driver::new(epoll, listener, receiver, shared.clone(), journal, new_router, config.drain_timeout_ms)
+        let mut driver =
+            Driver::new(epoll, listener, receiver, shared.clone(), journal, clock, router, config.drain_timeout_ms)
                 .map_err(resource("an event loop"))?;
         let on_thread = shared.clone();
+        // The thread is there before a takeover is final: afterwards nothing may fail.
+        let (to_thread, start) = sync_channel::<Driver>(1);
         let thread = thread::Builder::new()
             .name("bro-gateway".to_owned())
-            .spawn(move || serve(driver, &on_thread))
+            .spawn(move || {
+                if let Ok(driver) = start.recv() {
+                    serve(driver, &on_thread);
+                }
+            })
             .map_err(|source| StartError::Resources { what: "a thread", source })?;
+        if let Some((exported_at, conns, lingering, pid, commit)) = inherited {
+            driver.resume(conns, lingering, pid, exported_at).map_err(resource("an event loop"))?;
+            commit.send(&shared.socket_path)?;
+        }
+        to_thread.send(driver).expect("the thread waits for it");
         Ok(Gateway { shared, commands, thread: Mutex::new(Some(thread)) })
     }
 
@@ -217,12 +243,13 @@ pub(crate) struct Shared {
 fn serve(mut driver: Driver, shared: &Shared) {
     let ran = catch_unwind(AssertUnwindSafe(|| driver.run()));
     let reason = match ran {
-        Ok(Ok(())) => StopReason::Requested,
+        Ok(Ok(Ending::Stopped)) => StopReason::Requested,
+        Ok(Ok(Ending::HandedOver(pid))) => StopReason::TakenOver { pid },
         Ok(Err(error)) => StopReason::Failed(io::Error::from(error).to_string()),
         Err(panic) => StopReason::Panicked(text_of(&*panic)),
     };
     match &reason {
-        StopReason::Requested => {}
+        StopReason::Requested | StopReason::TakenOver { .. } => {}
         StopReason::Failed(why) => tracing::error!("the gateway cannot go on: {why}"),
         StopReason::Panicked(why) => tracing::error!("the gateway failed, every connection is closed: {why}"),
     }

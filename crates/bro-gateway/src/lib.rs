@@ -18,6 +18,7 @@
 //! | `conns`, `outgoing`, `inbox` | connections, bytes going out, bytes coming in |
 //! | `lanes` | making lanes, and handing them to two peers |
 //! | `linger` | closing without losing the last bytes |
+//! | `takeover`, `driver/hand_over` | everything goes to another gateway, and nobody notices |
 //! | `journal` | what is logged, and what is handed to the embedding program |
 //!
 //! What is decided about calls is decided in the router; here are only sockets, time and files. Logs go to `tracing`:
@@ -37,6 +38,7 @@ mod lanes;
 mod linger;
 mod outgoing;
 mod socket_file;
+mod takeover;
 
 pub use bro_router::{
     CloseReason, ConfigError, Counters, EventMask, InstanceView, LanePolicy, PeerId, RouterConfig, ServiceView,

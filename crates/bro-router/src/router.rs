@@ -12,6 +12,7 @@ use crate::parked::Parked;
 use crate::peers::{NIL, PeerIdentity, Peers};
 use crate::registry::Registry;
 use crate::report::Reporter;
+use crate::takeover::TakeoverRequest;
 use crate::timers::{Timer, Timers};
 use bro_proto::frame::FrameError;
 use bro_proto::limits::{FRAME_PREFIX_BYTES, HEARTBEATS_MISSED_MAX};
@@ -57,6 +58,8 @@ pub struct Router {
     pub(crate) scratch: Vec<u8>,
     /// Chains of version 2 that began here.
     pub(crate) roots: u64,
+    /// Of a gateway that wants to take over, until the driver looks.
+    pub(crate) takeover_request: Option<TakeoverRequest>,
 }
 
 impl Router {
@@ -80,6 +83,7 @@ impl Router {
             socket_path: "".into(),
             scratch: Vec::new(),
             roots: 0,
+            takeover_request: None,
             hasher,
             config,
         }

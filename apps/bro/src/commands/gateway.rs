@@ -1,9 +1,10 @@
 //! `bro gateway`
 
+use super::successor::Successor;
 use crate::cli::{GatewayArgs, Lanes, parse_mode};
 use crate::exit::Failure;
 use crate::output::in_ms;
-use bro_gateway::{Gateway, GatewayConfig};
+use bro_gateway::{Gateway, GatewayConfig, StopReason};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -49,27 +50,38 @@ pub fn run(args: GatewayArgs) -> Result<(), Failure> {
     let debug = args.debug || file.debug.unwrap_or(false);
     start_logging(debug, args.log_json || file.log_json.unwrap_or(false));
     let stop_with_stdin = args.stop_with_stdin;
+    let mut successor = Successor::new();
     let config = merge(args, file, debug)?;
     // The signals are watched before the first peer can connect: a SIGTERM right after the start must stop in good order too.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (mut term, mut interrupt) = {
+    let (mut term, mut interrupt, mut replace) = {
         let _entered = runtime.enter();
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::user_defined2())?)
     };
     let gateway = Gateway::start(config).map_err(|error| Failure::local(error.to_string()))?;
-    let stopped_by_itself = runtime.block_on(async {
-        tokio::select! {
-            _ = term.recv() => false,
-            _ = interrupt.recv() => false,
-            () = stdin_closed(), if stop_with_stdin => false,
-            () = ended(&gateway) => true,
+    runtime.block_on(async {
+        let mut stdin_closed = std::pin::pin!(stdin_closed());
+        let mut ended = std::pin::pin!(ended(&gateway));
+        loop {
+            tokio::select! {
+                _ = term.recv() => break,
+                _ = interrupt.recv() => break,
+                () = &mut stdin_closed, if stop_with_stdin => break,
+                () = &mut ended => break,
+                _ = replace.recv() => successor.start(),
+                () = successor.ended() => {}
+            }
         }
     });
     runtime.shutdown_background();
-    if stopped_by_itself {
-        return Err(Failure::local("the gateway stopped after an internal error; its log says which"));
+    // Fails only when it has ended already, and then there is a reason.
+    let _ = gateway.stop();
+    match gateway.wait() {
+        StopReason::Requested | StopReason::TakenOver { .. } => Ok(()),
+        StopReason::Failed(_) | StopReason::Panicked(_) => {
+            Err(Failure::local("the gateway stopped after an internal error; its log says which"))
+        }
     }
-    gateway.stop().map_err(|error| Failure::local(error.to_string()))
 }
 
 async fn stdin_closed() {
@@ -92,7 +104,8 @@ fn read_config(path: &Path) -> Result<ConfigFile, Failure> {
 }
 
 fn merge(args: GatewayArgs, file: ConfigFile, debug: bool) -> Result<GatewayConfig, Failure> {
-    let mut config = GatewayConfig { debug, ..GatewayConfig::default() };
+    let mut config = GatewayConfig { debug, takeover: args.takeover, ..GatewayConfig::default() };
+    config.router.hands_over = true;
     if let Some(socket) = args.socket.or(file.socket) {
         config.socket_path = socket;
     }
@@ -162,6 +175,7 @@ mod tests {
             debug: false,
             log_json: false,
             stop_with_stdin: false,
+            takeover: false,
         }
     }
 

@@ -7,5 +7,6 @@ pub mod ls;
 pub mod notify;
 pub mod ping;
 pub mod status;
+mod successor;
 pub mod wait_for;
 pub mod watch;

@@ -99,9 +99,13 @@ impl Router {
             socket_path: _,
             scratch,
             roots,
+            takeover_request,
         } = self;
         let Reporter { mask: _, log, is_log_fresh } = reporter;
-        debug_assert!(scratch.is_empty() && !is_log_fresh, "it is exported between two inputs");
+        debug_assert!(
+            scratch.is_empty() && !is_log_fresh && takeover_request.is_none(),
+            "it is exported between two inputs"
+        );
         RouterState {
             format: FORMAT,
             readable_from: READABLE_FROM,
