@@ -57,12 +57,12 @@ impl Router {
 
 impl BusyPeers {
     pub(crate) fn export(&self) -> (Vec<BusyPeerState>, u32) {
-        let BusyPeers { entries, last } = self;
+        let BusyPeers { entries } = self;
         let entries = entries.map(|entry| {
             let BusyPeer { slot, generation, calls, since_ms } = entry;
             BusyPeerState { slot, generation, calls, since_ms }
         });
-        (entries.to_vec(), u32::try_from(*last).expect("few entries"))
+        (entries.to_vec(), 0)
     }
 
     /// More entries than are kept now, or fewer, are what another version keeps: that counts nothing.
@@ -73,7 +73,9 @@ impl BusyPeers {
             *place = BusyPeer { slot, generation, calls, since_ms: shift.ms(since_ms) };
         }
         let last = last as usize;
-        busy.last = if last < BusyPeers::LEN { last } else { 0 };
+        if last < BusyPeers::LEN {
+            busy.entries.swap(0, last);
+        }
         busy
     }
 }

@@ -1,6 +1,6 @@
 //! Connections.
 
-use super::{CallList, NIL, Peer, PeerIdentity, Peers, UNPOOLED};
+use super::{CallList, LastRoute, NIL, Peer, PeerIdentity, Peers, UNPOOLED};
 use crate::abandoned::Abandoned;
 use crate::config::RouterConfig;
 use crate::state::checks::{ensure, ensure_at_most};
@@ -69,16 +69,23 @@ impl Peer {
             is_paused,
             is_mid_frame,
             is_leaving,
+            is_stall_timed: _,
+            takes_lanes,
             encoding,
             pool_index,
             identity: PeerIdentity { pid, uid, gid },
             service: _, // the service names its instances
+            serial: _,
+            last_route: _, // found anew
+            last_name_serial: _,
+            last_name: _,
             ring_next: _,
             ring_prev: _,
             calls: _, // the calls name their peers
             parked: _,
             connected_at_ms,
             last_frame_at_ms,
+            last_frame_ms: _, // the service has it
             queued_bytes,
             answer_bytes,
             abandoned,
@@ -104,7 +111,7 @@ impl Peer {
             queued_bytes: *queued_bytes as u64,
             answer_bytes: *answer_bytes as u64,
             abandoned: abandoned.as_ref().map(|abandoned| abandoned.export()),
-            v2: v2.as_ref().map(|state| state.export()),
+            v2: v2.as_ref().map(|state| state.export(*takes_lanes)),
             progress_ms: *progress_ms,
             register_deadline_ms: deadline(register_timer),
             partial_deadline_ms: deadline(partial_timer),
@@ -156,16 +163,23 @@ impl Peer {
             is_paused,
             is_mid_frame,
             is_leaving,
+            is_stall_timed: stall_deadline_ms.is_some(),
+            takes_lanes: v2.as_ref().is_some_and(|state| state.takes_lanes),
             encoding: encoding.into(),
             pool_index: pool_index.unwrap_or(UNPOOLED),
             identity: PeerIdentity { pid, uid, gid },
             service: NIL,
+            serial: 0,
+            last_route: LastRoute::NONE,
+            last_name_serial: 0,
+            last_name: 0,
             ring_next: NIL,
             ring_prev: NIL,
             calls: [CallList::EMPTY; 2],
             parked: CallList::EMPTY,
             connected_at_ms,
             last_frame_at_ms,
+            last_frame_ms: 0,
             queued_bytes,
             answer_bytes,
             abandoned: abandoned.map(|state| Abandoned::import(state, is_same_hash)).transpose()?.map(Box::new),

@@ -25,7 +25,7 @@ impl Registry {
                 pool_size,
                 pool_taken: _,
                 connected_at_ms,
-                last_frame_ms,
+                last_frame_ms: _, // with those of the instances
                 liveness_timer,
             } = service;
             ServiceState {
@@ -37,7 +37,7 @@ impl Registry {
                 instances: self.ring(peers, index).collect(),
                 pool_size: *pool_size,
                 connected_at_ms: *connected_at_ms,
-                last_frame_ms: *last_frame_ms,
+                last_frame_ms: self.last_frame_ms(peers, index),
                 liveness_deadline_ms: deadline_of(timers, *liveness_timer),
             }
         });
@@ -106,7 +106,6 @@ impl Router {
             instance: NIL,
             pool_index: UNPOOLED,
             connected_at_ms,
-            last_frame_ms: shift.ms(last_frame_ms),
             liveness_timer: self
                 .timers
                 .insert(shift.ms(liveness_deadline_ms), Timer::Liveness(self.registry.next_index())),
@@ -120,7 +119,9 @@ impl Router {
             if let Some(new) = new.take() {
                 let new = NewService { instance, pool_index, ..new };
                 index = self.registry.insert(&mut self.peers, &self.hasher, new);
-                self.registry[index].serial = serial;
+                let service = &mut self.registry[index];
+                (service.serial, service.last_frame_ms) = (serial, shift.ms(last_frame_ms));
+                self.peers[instance].serial = serial;
             } else {
                 let is_free = self.registry[index].pool_taken & 1 << pool_index == 0;
                 ensure(is_free, "two instances have one place in their pool")?;

@@ -9,13 +9,11 @@ use bro_proto::limits::NAMES_PER_PEER_MAX;
 use std::collections::HashSet;
 
 impl V2Peer {
-    pub(crate) fn export(&self) -> V2PeerState {
+    pub(crate) fn export(&self, takes_lanes: bool) -> V2PeerState {
         let V2Peer {
             routes,
             route_bytes: _,
             names,
-            last_name: _,
-            takes_lanes,
             lanes: _, // the lanes name their ends
             busy,
         } = self;
@@ -26,15 +24,15 @@ impl V2Peer {
             // Where a service was found the last time is found anew.
             routes: routes.iter().map(|Route { name, index: _, serial: _ }| name.to_string()).collect(),
             names: told.into_iter().map(|(serial, _)| serial).collect(),
-            takes_lanes: *takes_lanes,
+            takes_lanes,
             busy,
             busy_last,
         }
     }
 
     pub(crate) fn import(state: V2PeerState, shift: Shift) -> Result<V2Peer, ImportError> {
-        let V2PeerState { routes, names, takes_lanes, busy, busy_last } = state;
-        let mut peer = V2Peer::new(takes_lanes);
+        let V2PeerState { routes, names, takes_lanes: _, busy, busy_last } = state;
+        let mut peer = V2Peer::default();
         for (number, name) in (0..).zip(&routes) {
             ensure(peer.bind(number, name), "a connection has bound more routes than it may")?;
         }
