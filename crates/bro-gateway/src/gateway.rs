@@ -1,15 +1,17 @@
 //! The handle of a running gateway.
 
+use crate::adopted::adopt;
 use crate::clock::Clock;
 use crate::config::GatewayConfig;
 use crate::driver::{Driver, Ending, Listener};
+use crate::embedding::Embedding;
 use crate::error::{StartError, StopReason, Stopped};
 use crate::event::GatewayEvent;
-use crate::journal::{EventSink, Journal};
+use crate::journal::Journal;
 use crate::socket_file::SocketFile;
-use crate::takeover::{Taken, take_over};
+use crate::takeover::{Commit, Taken, take_over};
 use bro_proto::limits;
-use bro_router::{Counters, EventMask, Router, ServiceView};
+use bro_router::{Counters, EventMask, LoopView, Router, ServiceView};
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::fd::OwnedFd;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -54,6 +56,8 @@ pub struct Status {
     pub lanes: usize,
     /// Bytes that peers have not taken yet.
     pub queued_bytes: usize,
+    /// How fast its thread comes round.
+    pub event_loop: LoopView,
     /// Totals since the start.
     pub counters: Counters,
 }
@@ -63,7 +67,7 @@ impl Gateway {
     ///
     /// Raises this process's soft limit of open files to its hard limit: every connection needs a descriptor.
     pub fn start(config: GatewayConfig) -> Result<Gateway, StartError> {
-        Self::launch(config, EventMask::NONE, None)
+        Self::start_embedded(config, Embedding::default())
     }
 
     /// Like [`Gateway::start`], with somebody who listens. `sink` is called on the gateway's thread, at most once a wakeup, with
@@ -73,10 +77,13 @@ impl Gateway {
         mask: EventMask,
         sink: Box<dyn FnMut(Vec<GatewayEvent>) + Send>,
     ) -> Result<Gateway, StartError> {
-        Self::launch(config, mask, Some(sink))
+        Self::start_embedded(config, Embedding { events: Some((mask, sink)), ..Embedding::default() })
     }
 
-    fn launch(config: GatewayConfig, mask: EventMask, sink: Option<EventSink>) -> Result<Gateway, StartError> {
+    /// Like [`Gateway::start`], with what the program around it brings along: a socket that listens already, somebody who hears events
+    /// or wants to be sure that the gateway's thread goes round.
+    pub fn start_embedded(mut config: GatewayConfig, embedding: Embedding) -> Result<Gateway, StartError> {
+        let Embedding { listener, events, pulse } = embedding;
         config.router.check()?;
         raise_open_files_limit();
         let resource = |what| move |error: rustix::io::Errno| StartError::Resources { what, source: error.into() };
@@ -84,20 +91,26 @@ impl Gateway {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(resource("an event loop"))?;
         // A seed that nobody else can guess: std's hasher has a random key for each process and map.
         let seed = RandomState::new().hash_one(std::process::id());
-        let taken = if config.takeover { take_over(&config.socket_path, config.router.clone())? } else { None };
-        if config.takeover && taken.is_none() {
-            tracing::warn!(socket = %config.socket_path.display(), "no gateway is running that could be taken over: starting as usual");
-        }
+        let taken = if config.takeover { begin_takeover(&config, listener.is_some())? } else { None };
         let (listener, clock, router, inherited) = match taken {
             Some((taken, commit)) => {
                 let Taken { listener, router, clock, exported_at, conns, lingering, pid } = taken;
                 (listener, clock, router, Some((exported_at, conns, lingering, pid, commit)))
             }
             None => {
-                let (file, socket) = SocketFile::claim(&config.socket_path, config.mode)?;
+                let listener = match listener {
+                    Some(socket) => {
+                        config.socket_path = adopt(&socket)?;
+                        Listener { file: None, socket }
+                    }
+                    None => {
+                        let (file, socket) = SocketFile::claim(&config.socket_path, config.mode)?;
+                        Listener { file: Some(file), socket }
+                    }
+                };
                 let mut clock = Clock::new();
                 let router = Router::new(config.router.clone(), seed, clock.now());
-                (Listener { file, socket }, clock, router, None)
+                (listener, clock, router, None)
             }
         };
         let (commands, receiver) = sync_channel(limits::COMMANDS_MAX);
@@ -108,10 +121,14 @@ impl Gateway {
             ended: Mutex::new(None),
             has_ended: Condvar::new(),
         });
+        let (mask, sink) = events.map_or((EventMask::NONE, None), |(mask, sink)| (mask, Some(sink)));
         let journal = Journal::new(sink, mask, config.debug);
         let mut driver =
             Driver::new(epoll, listener, receiver, shared.clone(), journal, clock, router, config.drain_timeout_ms)
                 .map_err(resource("an event loop"))?;
+        if let Some(pulse) = pulse {
+            driver.set_pulse(pulse);
+        }
         let on_thread = shared.clone();
         // The thread is there before a takeover is final: afterwards nothing may fail.
         let (to_thread, start) = sync_channel::<Driver>(1);
@@ -259,6 +276,16 @@ fn serve(mut driver: Driver, shared: &Shared) {
     let _ = catch_unwind(AssertUnwindSafe(|| drop(driver)));
     *lock(&shared.ended) = Some(reason);
     shared.has_ended.notify_all();
+}
+
+/// What there is to take over. Where systemd has passed the socket, nobody else serves it.
+fn begin_takeover(config: &GatewayConfig, has_listener: bool) -> Result<Option<(Taken, Commit)>, StartError> {
+    let taken = if has_listener { None } else { take_over(&config.socket_path, config.router.clone())? };
+    if taken.is_none() {
+        let socket = config.socket_path.display();
+        tracing::warn!(%socket, "no gateway is running that could be taken over: starting as usual");
+    }
+    Ok(taken)
 }
 
 fn text_of(panic: &(dyn Any + Send)) -> String {

@@ -20,7 +20,7 @@ mod link;
 mod take;
 
 pub(crate) use give::{Given, give};
-pub(crate) use take::{Taken, TakenConn, TakenLinger, take_over};
+pub(crate) use take::{Commit, Taken, TakenConn, TakenLinger, take_over};
 
 #[cfg(doc)]
 use bro_proto::limits;
@@ -37,8 +37,8 @@ const TAKEN: u8 = b'T';
 struct Handover {
     /// Of the running gateway.
     pid: u32,
-    /// Device and inode of the socket's file.
-    socket_file: (u64, u64),
+    /// Device and inode of the socket's file; absent where the file is not the gateway's.
+    socket_file: Option<(u64, u64)>,
     /// The kernel's monotonic clock when the router was exported, in nanoseconds.
     clock_ns: u64,
     /// The router's state.

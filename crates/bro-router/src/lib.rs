@@ -59,4 +59,4 @@ pub use outbox::{LaneOffer, Outbox, Part, PeerId};
 pub use peers::PeerIdentity;
 pub use router::Router;
 pub use takeover::TakeoverRequest;
-pub use view::{InstanceView, ServiceView};
+pub use view::{InstanceView, LoopView, ServiceView, WakeupView};

@@ -31,7 +31,8 @@ impl Successor {
             tracing::warn!(pid, "SIGUSR2 is ignored: a takeover is under way");
             return;
         }
-        match Command::new(&self.program).args(&self.arguments).spawn() {
+        // The watchdog will be the other one's; the variable would say that it is still this one's.
+        match Command::new(&self.program).args(&self.arguments).env_remove("WATCHDOG_PID").spawn() {
             Ok(child) => {
                 tracing::warn!(program = %self.program.display(), pid = child.id(), "started the program that takes over");
                 self.child = Some(child);

@@ -1,6 +1,7 @@
 //! The driver at both ends of a takeover: what it gives away, and how it goes on with what another one gave.
 
 use super::{Driver, Ending, Listener, OWN_LINGER, own_token};
+use crate::socket_file::SocketFile;
 use crate::takeover::{Given, TakenConn, TakenLinger, give, may_take_over};
 use bro_proto::{ErrorBody, ErrorCode, Now, limits};
 use bro_router::TakeoverRequest;
@@ -31,7 +32,7 @@ impl Driver {
     /// The first thing that it does with what it has taken over, which is its own by now.
     pub(super) fn begin_as_successor(&mut self) {
         let Some((pid, exported_at)) = self.taken_over.take() else { return };
-        if let Some(Listener { file, .. }) = &mut self.listener {
+        if let Some(Listener { file: Some(file), .. }) = &mut self.listener {
             file.own();
         }
         // Nobody was read from meanwhile: what has arrived counts before anybody is called silent.
@@ -57,7 +58,7 @@ impl Driver {
         let begun_us = self.clock.mono_us();
         match self.hand_over(&request) {
             Ok(()) => {
-                if let Some(Listener { file, .. }) = &mut self.listener {
+                if let Some(Listener { file: Some(file), .. }) = &mut self.listener {
                     file.disown();
                 }
                 let (connections, in_flight) = (self.router.peers_len(), self.router.in_flight_len());
@@ -94,7 +95,7 @@ impl Driver {
         self.now = self.clock.now();
         let given = Given {
             listener: listener.as_fd(),
-            socket_file: file.identity(),
+            socket_file: file.as_ref().map(SocketFile::identity),
             router: self.router.export(self.now).encode(),
             conns: self.conns.handed_on().collect(),
             lingering: self.lingering.handed_on(self.now.mono_us).collect(),

@@ -12,7 +12,7 @@ use std::time::Duration;
 /// Everything that there is to give.
 pub(crate) struct Given<'a> {
     pub(crate) listener: BorrowedFd<'a>,
-    pub(crate) socket_file: (u64, u64),
+    pub(crate) socket_file: Option<(u64, u64)>,
     /// The router's state, as bytes.
     pub(crate) router: Vec<u8>,
     pub(crate) conns: Vec<HandedOn<'a>>,

@@ -150,7 +150,7 @@ fn receive(link: &Link, path: &Path, config: RouterConfig) -> Result<Taken, Star
     }
     let mut descriptors = link.receive_descriptors(1 + conns.len() + lingering.len()).map_err(failed)?.into_iter();
     let mut next = || descriptors.next().expect("as many as were asked for");
-    let file = SocketFile::adopt(path, socket_file)?;
+    let file = socket_file.map(|identity| SocketFile::adopt(path, identity)).transpose()?;
     let listener = Listener { file, socket: next() };
     let conns = conns.into_iter().zip(texts).map(|(conn, (partial, queued))| {
         let ConnState { slot, generation, is_paused, partial_bytes: _, queued_bytes: _ } = conn;
