@@ -36,6 +36,7 @@ mod lanes;
 mod outbox;
 mod parked;
 mod peers;
+mod prefetch;
 mod register;
 mod registry;
 mod reply;
