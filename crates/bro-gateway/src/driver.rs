@@ -5,10 +5,10 @@
 //! is copied. Level-triggered events: what is left unread is reported again.
 
 mod hand_over;
+mod listening;
 
 use crate::clock::{Alarm, Clock};
 use crate::conns::{Conns, peer_of};
-use crate::credentials::peer_identity;
 use crate::embedding::{Pulse, Vitals};
 use crate::event::GatewayEvent;
 use crate::gateway::{Command, Shared, Status};
@@ -19,9 +19,7 @@ use crate::linger::{Lingering, cut_off};
 use crate::pace::Pace;
 use crate::socket_file::SocketFile;
 use bro_proto::frame::CutPlace;
-use bro_proto::v1::Encoding;
-use bro_proto::v1::encode::encode_error;
-use bro_proto::{ErrorBody, Now, limits};
+use bro_proto::{Now, limits};
 use bro_router::{CloseReason, EventMask, PeerId, Router};
 use bytes::Bytes;
 use rustix::buffer::spare_capacity;
@@ -29,14 +27,12 @@ use rustix::event::Timespec;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::fd::OwnedFd;
 use rustix::io::{self, Errno};
-use rustix::net::{RecvFlags, SocketFlags, accept_with, recv};
+use rustix::net::{RecvFlags, recv};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
 /// Most events taken in one wakeup. With the read budget it bounds what a wakeup holds.
 const EVENTS_PER_WAKEUP: usize = 128;
-/// Most connections accepted in one wakeup: those that are already there must not wait long.
-const ACCEPTS_PER_WAKEUP: usize = 64;
 /// Times that a peer which has hung up is read from: more than its socket holds.
 const LAST_READS_MAX: usize = 16;
 
@@ -448,65 +444,6 @@ impl Driver {
         }
     }
 
-    fn accept(&mut self) {
-        if let Some(again_us) = self.accept_again_us {
-            if self.now.mono_us < again_us {
-                return;
-            }
-            self.accept_again_us = None;
-            self.watch_listener(EventFlags::IN);
-            self.is_accepting = true;
-        }
-        if !std::mem::take(&mut self.is_accepting) {
-            return;
-        }
-        let Some(listener) = &self.listener else { return };
-        for _ in 0..ACCEPTS_PER_WAKEUP {
-            match accept_with(&listener.socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
-                Ok(socket) => {
-                    let identity = peer_identity(&socket);
-                    match self.router.handle_connect(identity, self.now, &mut self.conns) {
-                        Ok(peer) => {
-                            if let Err(error) = self.conns.insert(peer, socket) {
-                                self.router.handle_disconnect(peer, self.now, &mut self.conns);
-                                let message = format!("a connection was accepted and could not be served: {error}");
-                                self.conns.journal.record_own(GatewayEvent::SocketError { message });
-                            }
-                        }
-                        Err(refusal) => self.conns.reject(socket, &refusal_frame(&refusal, self.now)),
-                    }
-                }
-                Err(Errno::AGAIN) => {
-                    self.is_accept_refused = false;
-                    return;
-                }
-                Err(Errno::INTR | Errno::CONNABORTED | Errno::PROTO) => {}
-                Err(error) => {
-                    // Out of descriptors or memory. The backlog stays readable, so waiting for it would be spinning.
-                    self.accept_again_us = Some(self.now.mono_us + limits::ACCEPT_BACKOFF_MS * 1000);
-                    self.watch_listener(EventFlags::empty());
-                    if std::mem::replace(&mut self.is_accept_refused, true) {
-                        return;
-                    }
-                    let message = format!(
-                        "cannot accept connections: {error}; {} are open; trying again every {} ms",
-                        self.router.peers_len(),
-                        limits::ACCEPT_BACKOFF_MS
-                    );
-                    self.conns.journal.record_own(GatewayEvent::SocketError { message });
-                    return;
-                }
-            }
-        }
-    }
-
-    fn watch_listener(&self, flags: EventFlags) {
-        if let Some(listener) = &self.listener {
-            epoll::modify(self.conns.epoll(), &listener.socket, own_token(OWN_LISTENER), flags)
-                .expect("the listener is registered as long as it is there");
-        }
-    }
-
     /// Takes what was asked for since the last wakeup. Which events are wanted counts from here on: who asks for them, and only then
     /// does something, hears of it, though both are found in the same wakeup. All else is answered after reading.
     fn take_commands(&mut self) -> Vec<Command> {
@@ -582,16 +519,6 @@ impl Driver {
         self.flush();
         self.finish_closed();
     }
-
-    fn remove_listener(&mut self) {
-        let Some(Listener { file, socket }) = self.listener.take() else { return };
-        if let Some(Err(error)) = file.map(SocketFile::remove) {
-            let message = format!("cannot remove {}: {error}", self.shared.socket_path.display());
-            self.conns.journal.record_own(GatewayEvent::SocketError { message });
-        }
-        drop(socket);
-        self.accept_again_us = None;
-    }
 }
 
 fn report_written(router: &mut Router, conns: &mut Conns, now: Now) {
@@ -600,13 +527,6 @@ fn report_written(router: &mut Router, conns: &mut Conns, now: Now) {
         router.handle_written(*peer, *bytes, now, conns);
     }
     conns.restore_written(written);
-}
-
-/// An ERROR frame for a connection that the router did not take.
-fn refusal_frame(refusal: &ErrorBody, now: Now) -> Vec<u8> {
-    let mut frame = Vec::new();
-    encode_error(&mut frame, Encoding::Json, None, refusal, now.wall_ms);
-    frame
 }
 
 fn own_token(generation: u32) -> EventData {

@@ -15,7 +15,7 @@
 //! | `config`, `error`, `event` | options, what can go wrong, what is reported |
 //! | `socket_file` | whose the file in the file system is: live, stale, ours |
 //! | `adopted`, `embedding` | a socket that somebody else has made, and what else the program around brings along |
-//! | `driver` | the thread: wait, read, route, write |
+//! | `driver` | the thread: wait, read, route, write; `driver/listening`: who comes in |
 //! | `pace` | how fast the thread comes round |
 //! | `conns`, `outgoing`, `inbox` | connections, bytes going out, bytes coming in |
 //! | `lanes` | making lanes, and handing them to two peers |
