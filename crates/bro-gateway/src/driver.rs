@@ -5,7 +5,6 @@
 //! is copied. Level-triggered events: what is left unread is reported again.
 
 mod hand_over;
-mod listening;
 
 use crate::clock::{Alarm, Clock};
 use crate::conns::{Conns, peer_of};
@@ -28,11 +27,17 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::fd::OwnedFd;
 use rustix::io::{self, Errno};
 use rustix::net::{RecvFlags, recv};
+use rustix::process::{getegid, geteuid};
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, SyncSender};
+
+mod accepting;
+mod policies;
 
 /// Most events taken in one wakeup. With the read budget it bounds what a wakeup holds.
 const EVENTS_PER_WAKEUP: usize = 128;
+/// Most connections accepted in one wakeup: those that are already there must not wait long.
+const ACCEPTS_PER_WAKEUP: usize = 64;
 /// Times that a peer which has hung up is read from: more than its socket holds.
 const LAST_READS_MAX: usize = 16;
 
@@ -71,6 +76,10 @@ pub(crate) struct Driver {
     /// Refused since the backlog was last empty: reported once.
     is_accept_refused: bool,
     commands: Receiver<Command>,
+    /// For threads that work for this one.
+    own_commands: SyncSender<Command>,
+    /// One of them reads the policy.
+    is_loading_policy: bool,
     shared: Arc<Shared>,
     drain_timeout_ms: u64,
     clock: Clock,
@@ -114,7 +123,7 @@ impl Driver {
     pub(crate) fn new(
         epoll: OwnedFd,
         listener: Listener,
-        commands: Receiver<Command>,
+        (own_commands, commands): (SyncSender<Command>, Receiver<Command>),
         shared: Arc<Shared>,
         journal: Journal,
         mut clock: Clock,
@@ -127,6 +136,7 @@ impl Driver {
         let now = clock.now();
         router.set_events(journal.mask());
         router.set_gateway_info(std::process::id(), &shared.socket_path.to_string_lossy());
+        router.set_gateway_user(geteuid().as_raw(), getegid().as_raw());
         Ok(Driver {
             router,
             conns: Conns::new(epoll, journal),
@@ -139,6 +149,8 @@ impl Driver {
             catch_up_until_us: None,
             is_accept_refused: false,
             commands,
+            own_commands,
+            is_loading_policy: false,
             shared,
             drain_timeout_ms,
             clock,
@@ -173,6 +185,7 @@ impl Driver {
             let readable_len = self.readable.len();
             self.read_ready();
             self.carry_out(commands);
+            self.load_policy_if_wished();
             self.handle_timers();
             self.accept();
             self.flush();
@@ -481,6 +494,19 @@ impl Driver {
                     let views = names.iter().filter_map(|name| self.router.service(name)).collect();
                     drop(reply.try_send(views));
                 }
+                Command::SetPolicy(policy, reply) => {
+                    let rules = policy.rules_len();
+                    self.set_policy(policy, None);
+                    let _ = reply.try_send(rules);
+                }
+                Command::WishedPolicy(wish, Ok(policy)) => {
+                    self.is_loading_policy = false;
+                    self.set_policy(policy, Some(wish));
+                }
+                Command::WishedPolicy(wish, Err(why)) => {
+                    self.is_loading_policy = false;
+                    self.router.handle_policy_failed(wish, &why, self.now, &mut self.conns);
+                }
                 Command::Drain => {
                     self.router.begin_drain(self.drain_timeout_ms, self.now, &mut self.conns);
                     tracing::info!(in_flight = self.router.in_flight_len(), "gateway is draining");
@@ -518,6 +544,16 @@ impl Driver {
         self.router.stop(self.now, &mut self.conns);
         self.flush();
         self.finish_closed();
+    }
+
+    fn remove_listener(&mut self) {
+        let Some(Listener { file, socket }) = self.listener.take() else { return };
+        if let Some(Err(error)) = file.map(SocketFile::remove) {
+            let message = format!("cannot remove {}: {error}", self.shared.socket_path.display());
+            self.conns.journal.record_own(GatewayEvent::SocketError { message });
+        }
+        drop(socket);
+        self.accept_again_us = None;
     }
 }
 

@@ -66,6 +66,7 @@ fn a_client_process_drains_at_a_signal_and_leaves_at_the_second() {
         let mut worker = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("bro-soak can be started");
         let mut caller = V1Peer::register(gateway.socket_path(), bro_testing::Encoding::Json, "caller", &[]);
         wait_until("the worker answers", || caller.call("worker", "echo", json!(1))["status"] == "success");
+        wait_until("the worker watches for SIGTERM", || catches_sigterm(worker.id()));
         let ms = if is_urgent { 600_000 } else { 1_000 };
         let in_work = caller.start_call("worker", "sleep", json!({ "ms": ms }));
         caller.expect_nothing_before_now();
@@ -89,4 +90,12 @@ fn a_client_process_drains_at_a_signal_and_leaves_at_the_second() {
         }
         assert!(wait_for_exit(&mut worker).success());
     }
+}
+
+/// Whether the process has a handler for SIGTERM by now.
+fn catches_sigterm(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process is there");
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).expect("a live process has SigCgt");
+    let caught = u64::from_str_radix(caught.trim(), 16).expect("a set of signals is a hexadecimal number");
+    caught & 1 << (Signal::TERM.as_raw() - 1) != 0
 }

@@ -11,7 +11,7 @@ impl Client {
     /// Serves until SIGTERM or SIGINT (Ctrl-C) comes, and leaves without dropping a call: [`Client::drain`], then [`Client::disconnect`]. A second
     /// signal ends the drain at once; callers whose calls are still being worked on are told `SHUTTING_DOWN` or `CONNECTION_LOST`.
     ///
-    /// From the first poll on, these signals do not end the process any more, for its whole life. Dropping the future leaves the client as it is.
+    /// From the first poll on, and not before, these signals do not end the process any more, for its whole life. Dropping the future leaves the client as it is.
     ///
     /// ```no_run
     /// # use ipc_bro::{Client, Context, HandlerError};

@@ -5,6 +5,7 @@ use super::{
     checks::{check_context, ensure},
 };
 use crate::config::RouterConfig;
+use crate::counters::COUNT_MAX;
 use crate::drain::Phase;
 use crate::hash::KeyedHash;
 use crate::parked::Parked;
@@ -95,7 +96,9 @@ impl Router {
             counters,
             phase,
             started,
+            permissions: _, // the driver says which policy counts
             pid: _,
+            user: _,
             socket_path: _,
             loop_view: _, // of the driver's thread, which is another one from now on
             scratch,
@@ -131,7 +134,7 @@ impl Router {
         }
     }
 
-    /// A router that goes on from a state. `now` is the moment of the export on the clock that will be used from now on: what passes on
+    /// A router that goes on from a state. Which policy counts is not in it: [`Router::set_policy`] comes before any other input. `now` is the moment of the export on the clock that will be used from now on: what passes on
     /// it afterwards, the handing over included, counts for every deadline.
     ///
     /// Nothing of the state is believed: whatever contradicts itself, or is more than `config` allows, is an error.
@@ -160,7 +163,7 @@ impl Router {
         router.rng = Rng::new(rng);
         router.roots = roots;
         router.started = Now { mono_us: shift.us(started.mono_us), wall_ms: started.wall_ms };
-        ensure(counters.named().iter().all(|(_, count)| *count <= u64::MAX / 2), "a counter is about to overflow")?;
+        ensure(counters.named().iter().all(|(_, count)| *count <= COUNT_MAX), "a counter is about to overflow")?;
         router.counters = counters;
         let is_same_hash = router.hasher.hash(NIL, PROBE) == hash_probe;
         router.peers = Peers::import(&router.config, peers_state, is_same_hash, shift, &mut router.timers)?;

@@ -1,18 +1,14 @@
-//! The listening socket: who comes in, and its end.
+//! New connections: taken, told apart by their credentials, and given to the router or turned away.
 
-use super::{Driver, Listener, OWN_LISTENER, own_token};
-use crate::credentials::peer_identity;
+use super::{ACCEPTS_PER_WAKEUP, Driver, OWN_LISTENER, own_token};
+use crate::credentials::{peer_groups, peer_identity};
 use crate::event::GatewayEvent;
-use crate::socket_file::SocketFile;
 use bro_proto::v1::Encoding;
 use bro_proto::v1::encode::encode_error;
 use bro_proto::{ErrorBody, Now, limits};
 use rustix::event::epoll::{self, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
-
-/// Most connections accepted in one wakeup: those that are already there must not wait long.
-const ACCEPTS_PER_WAKEUP: usize = 64;
 
 impl Driver {
     pub(super) fn accept(&mut self) {
@@ -32,7 +28,8 @@ impl Driver {
             match accept_with(&listener.socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
                 Ok(socket) => {
                     let identity = peer_identity(&socket);
-                    match self.router.handle_connect(identity, self.now, &mut self.conns) {
+                    let groups = if self.router.knows_groups() { peer_groups(&socket) } else { Vec::new() };
+                    match self.router.handle_connect_in_groups(identity, &groups, self.now, &mut self.conns) {
                         Ok(peer) => {
                             if let Err(error) = self.conns.insert(peer, socket) {
                                 self.router.handle_disconnect(peer, self.now, &mut self.conns);
@@ -72,16 +69,6 @@ impl Driver {
             epoll::modify(self.conns.epoll(), &listener.socket, own_token(OWN_LISTENER), flags)
                 .expect("the listener is registered as long as it is there");
         }
-    }
-
-    pub(super) fn remove_listener(&mut self) {
-        let Some(Listener { file, socket }) = self.listener.take() else { return };
-        if let Some(Err(error)) = file.map(SocketFile::remove) {
-            let message = format!("cannot remove {}: {error}", self.shared.socket_path.display());
-            self.conns.journal.record_own(GatewayEvent::SocketError { message });
-        }
-        drop(socket);
-        self.accept_again_us = None;
     }
 }
 
