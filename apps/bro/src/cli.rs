@@ -32,6 +32,8 @@ pub enum Command {
     WaitFor(WaitForArgs),
     /// Measure the round trip to a service
     Ping(PingArgs),
+    /// Look at who may do what at a gateway
+    Policy(PolicyArgs),
     /// See everything at work: real processes, calls, failures and recovery
     Demo(DemoArgs),
     /// One of the services of `bro demo`
@@ -59,9 +61,12 @@ pub struct GatewayArgs {
     /// A TOML file with these options; flags win over it
     #[arg(long, short, value_hint = ValueHint::FilePath)]
     pub config: Option<PathBuf>,
-    /// Permissions of the socket file, in octal [default: 0600]
+    /// Permissions of the socket file, in octal: 0666 lets everybody try whom the policy lets in [default: 0600]
     #[arg(long, value_parser = parse_mode)]
     pub mode: Option<u32>,
+    /// A TOML file that says who may do what; SIGHUP and `bro policy reload` read it again [default: this user, everything]
+    #[arg(long, value_hint = ValueHint::FilePath)]
+    pub policy: Option<PathBuf>,
     /// How often services must give a sign of life; silent for three of these, they are dropped [default: 30s]
     #[arg(long, value_parser = parse_duration)]
     pub heartbeat_interval: Option<Duration>,
@@ -193,6 +198,27 @@ pub struct PingArgs {
     pub timeout: Duration,
     #[command(flatten)]
     pub socket: SocketArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct PolicyArgs {
+    #[command(subcommand)]
+    pub action: PolicyAction,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum PolicyAction {
+    /// Say whether a policy file would load, as this user on this machine: 0 if so, 1 if not
+    Check {
+        /// The file
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+    },
+    /// Make the gateway read its policy file again; if it does not load, the old policy stays in force
+    Reload {
+        #[command(flatten)]
+        socket: SocketArgs,
+    },
 }
 
 #[derive(Args, Debug)]

@@ -1,5 +1,6 @@
 //! The connections, and the router's outputs applied to them.
 
+use crate::credentials::peer_groups;
 use crate::inbox::Arrived;
 use crate::journal::Journal;
 use crate::outgoing::{Outgoing, Pending};
@@ -8,6 +9,7 @@ use bro_router::{CloseReason, Event, LaneOffer, Outbox, Part, PeerId};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io;
+use std::collections::HashMap;
 
 /// One connection. Small, since thousands of them do nothing most of the time.
 struct Conn {
@@ -233,6 +235,16 @@ impl Conns {
 
     pub(crate) fn take_offers(&mut self) -> Vec<LaneOffer> {
         std::mem::take(&mut self.offers)
+    }
+
+    /// The supplementary groups of every peer that has any.
+    pub(crate) fn groups(&self) -> HashMap<PeerId, Vec<u32>> {
+        let of = |(slot, conn): (u32, &Option<Conn>)| {
+            let conn = conn.as_ref()?;
+            let groups = peer_groups(&conn.socket);
+            (!groups.is_empty()).then_some((PeerId { slot, generation: conn.generation }, groups))
+        };
+        (0_u32..).zip(&self.slots).filter_map(of).collect()
     }
 
     /// The socket of a connection to which nothing is left to be written.

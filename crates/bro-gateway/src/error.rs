@@ -1,5 +1,6 @@
 //! What can go wrong with a gateway.
 
+use crate::policy::PolicyLoadError;
 use bro_router::ConfigError;
 use std::io;
 use std::path::PathBuf;
@@ -69,6 +70,9 @@ pub enum StartError {
     /// The limits contradict each other.
     #[error("the gateway's options do not fit together")]
     Config(#[from] ConfigError),
+    /// The policy does not load.
+    #[error(transparent)]
+    Policy(#[from] PolicyLoadError),
     /// No event loop or no thread could be created.
     #[error("cannot create {what}")]
     Resources {
@@ -83,6 +87,18 @@ pub enum StartError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the gateway has stopped")]
 pub struct Stopped;
+
+/// Why the policy is the same as before.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReloadError {
+    /// It does not load.
+    #[error(transparent)]
+    Policy(#[from] PolicyLoadError),
+    /// There is no gateway that could have another one.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
+}
 
 /// Why a gateway ended.
 #[derive(Clone, Debug, PartialEq, Eq)]

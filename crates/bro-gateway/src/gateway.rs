@@ -4,10 +4,12 @@ use crate::adopted::adopt;
 use crate::config::GatewayConfig;
 use crate::driver::{Driver, Listener};
 use crate::embedding::Embedding;
-use crate::error::{StartError, StopReason, Stopped};
+use crate::error::{ReloadError, StartError, StopReason, Stopped};
 use crate::event::GatewayEvent;
 use crate::journal::Journal;
+use crate::policy::PolicyLoader;
 use crate::socket_file::SocketFile;
+use bro_policy::Policy;
 use bro_proto::limits;
 use bro_router::{Counters, EventMask, LoopView, Router, ServiceView};
 use rustix::event::{EventfdFlags, epoll, eventfd};
@@ -83,6 +85,7 @@ impl Gateway {
     pub fn start_embedded(mut config: GatewayConfig, embedding: Embedding) -> Result<Gateway, StartError> {
         let Embedding { listener, events, pulse } = embedding;
         config.router.check()?;
+        let policy = config.policy.load()?;
         raise_open_files_limit();
         let resource = |what| move |error: rustix::io::Errno| StartError::Resources { what, source: error.into() };
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(resource("a wakeup"))?;
@@ -101,6 +104,7 @@ impl Gateway {
         let shared = Arc::new(Shared {
             socket_path: config.socket_path,
             frame_bytes_max: config.router.frame_bytes_max,
+            policy: PolicyLoader::new(config.policy),
             wake,
             ended: Mutex::new(None),
             has_ended: Condvar::new(),
@@ -110,12 +114,14 @@ impl Gateway {
         // A seed that nobody else can guess: std's hasher has a random key for each process and map.
         let seed = RandomState::new().hash_one(std::process::id());
         let new_router = |now| Router::new(config.router, seed, now);
+        let channel = (commands.clone(), receiver);
         let mut driver =
-            Driver::new(epoll, listener, receiver, shared.clone(), journal, new_router, config.drain_timeout_ms)
+            Driver::new(epoll, listener, channel, shared.clone(), journal, new_router, config.drain_timeout_ms)
                 .map_err(resource("an event loop"))?;
         if let Some(pulse) = pulse {
             driver.set_pulse(pulse);
         }
+        driver.set_policy(policy, None);
         let on_thread = shared.clone();
         let thread = thread::Builder::new()
             .name("bro-gateway".to_owned())
@@ -147,6 +153,17 @@ impl Gateway {
     /// All registered services.
     pub fn services(&self) -> Result<Vec<ServiceView>, Stopped> {
         self.ask(Command::Services)
+    }
+
+    /// Reads the policy again and puts it in force; a policy that does not load changes nothing. Gives the number of its rules.
+    ///
+    /// What was begun goes on; connections that the new policy does not allow are closed, see [`bro_router::Router::set_policy`]. Waits for
+    /// files and name services, and for the gateway's thread.
+    pub fn reload_policy(&self) -> Result<usize, ReloadError> {
+        self.shared.policy.load(|loaded| {
+            let policy = loaded?;
+            Ok(self.ask(|reply| Command::SetPolicy(policy, reply))?)
+        })
     }
 
     /// Begins to stop, and returns at once: new calls and registrations are refused with `SHUTTING_DOWN`, and when no call is in
@@ -198,8 +215,7 @@ impl Gateway {
 
     fn tell(&self, command: Command) -> Result<(), Stopped> {
         self.commands.send(command).map_err(|_| Stopped)?;
-        // Fails only when the counter is full, and then the thread is being woken anyway.
-        let _ = rustix::io::write(&self.shared.wake, &1_u64.to_ne_bytes());
+        self.shared.wake_up();
         Ok(())
     }
 }
@@ -217,6 +233,10 @@ pub(crate) enum Command {
     Status(SyncSender<Status>),
     Service(String, SyncSender<Option<ServiceView>>),
     Services(SyncSender<Vec<ServiceView>>),
+    /// Answered with the number of its rules.
+    SetPolicy(Policy, SyncSender<usize>),
+    /// What came of the wish of a peer.
+    WishedPolicy(u64, Result<Policy, String>),
     Drain,
     Stop,
 }
@@ -226,10 +246,19 @@ pub(crate) enum Command {
 pub(crate) struct Shared {
     pub(crate) socket_path: PathBuf,
     pub(crate) frame_bytes_max: usize,
+    pub(crate) policy: PolicyLoader,
     /// Written to after a command was sent.
     pub(crate) wake: OwnedFd,
     ended: Mutex<Option<StopReason>>,
     has_ended: Condvar,
+}
+
+impl Shared {
+    /// Makes the thread look at its commands.
+    pub(crate) fn wake_up(&self) {
+        // Fails only when the counter is full, and then the thread is being woken anyway.
+        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+    }
 }
 
 /// The thread. However it ends, every connection is closed, the file is removed, and who waits is told.

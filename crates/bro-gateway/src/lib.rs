@@ -13,6 +13,7 @@
 //! |---|---|
 //! | `gateway` | [`Gateway`], the handle: start, look, drain, stop |
 //! | `config`, `error`, `event` | options, what can go wrong, what is reported |
+//! | `policy`, `credentials` | who may do what, and who is at the other end |
 //! | `socket_file` | whose the file in the file system is: live, stale, ours |
 //! | `adopted`, `embedding` | a socket that somebody else has made, and what else the program around brings along |
 //! | `driver` | the thread: wait, read, route, write |
@@ -41,14 +42,17 @@ mod lanes;
 mod linger;
 mod outgoing;
 mod pace;
+mod policy;
 mod socket_file;
 
+pub use bro_policy::{Policy, PolicyError};
 pub use bro_router::{
     CloseReason, ConfigError, Counters, EventMask, InstanceView, LanePolicy, LoopView, PeerId, RouterConfig,
     ServiceView, WakeupView,
 };
 pub use config::{DEFAULT_SOCKET_PATH, GatewayConfig};
 pub use embedding::{Embedding, Pulse, Vitals};
-pub use error::{StartError, StopReason, Stopped};
+pub use error::{ReloadError, StartError, StopReason, Stopped};
 pub use event::GatewayEvent;
 pub use gateway::{Gateway, Status};
+pub use policy::{PolicyLoadError, PolicySource};

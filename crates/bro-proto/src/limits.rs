@@ -125,6 +125,17 @@ pub const EVENTS_PER_POLL_MAX: usize = 1024;
 /// A watcher that has not asked for events for this long no longer counts as watching, in milliseconds.
 pub const WATCH_LEASE_MS: u64 = 10_000;
 
+/// Largest policy file, in bytes.
+pub const POLICY_BYTES_MAX: usize = 256 * 1024;
+/// Most rules of a policy.
+pub const POLICY_RULES_MAX: usize = 256;
+/// Most patterns of service and method names in a policy.
+pub const POLICY_PATTERNS_MAX: usize = 4096;
+/// Most users and groups that a policy names: each name is looked up.
+pub const POLICY_ACCOUNTS_MAX: usize = 1024;
+/// Most supplementary groups of a peer that are looked at. A peer in more has the rights of its user and its first group only.
+pub const PEER_GROUPS_MAX: usize = 1024;
+
 /// Longest path of a socket, in bytes: what the kernel's address holds, without the closing zero.
 pub const SOCKET_PATH_BYTES_MAX: usize = 107;
 /// Connections that may wait to be accepted by a gateway.
@@ -211,6 +222,7 @@ const _: () = {
     assert!(QUEUE_PAUSE_BYTES < QUEUE_CALLS_BYTES_MAX);
     assert!(QUEUE_CALLS_BYTES_MAX + FRAME_BYTES_MAX < QUEUE_BYTES_MAX, "a call admitted below the limit fits");
     assert!(IN_FLIGHT_PER_PEER_MAX <= IN_FLIGHT_MAX);
+    assert!(POLICY_RULES_MAX <= u16::MAX as usize, "rights name rules by 16 bits");
     assert!(LANE_RING_BYTES_MIN <= LANE_RING_BYTES && LANE_RING_BYTES <= LANE_RING_BYTES_MAX);
     assert!(LANE_RING_BYTES_MIN.is_power_of_two() && LANE_RING_BYTES.is_power_of_two());
     assert!(LANE_ARENA_BYTES_MIN <= LANE_ARENA_BYTES && LANE_ARENA_BYTES <= LANE_ARENA_BYTES_MAX);

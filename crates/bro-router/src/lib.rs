@@ -11,6 +11,7 @@
 //! | `v2_peer`, `v2_call`, `v2_reply`, `v2_report` | the same for peers of version 2 |
 //! | `cancel` | calls that are given up, and those made for them |
 //! | `lanes` | direct lanes between peers: offered, open, taken back |
+//! | `permission` | who may do what, as the policy says |
 //! | `closing`, `drain` | how connections and the gateway end |
 //! | `introspect`, `parked`, `event_log`, `report` | calls to `bro.gateway`, and who is told what happens |
 //! | `timers`, `hash`, `config` | what all of these use |
@@ -35,6 +36,7 @@ mod lanes;
 mod outbox;
 mod parked;
 mod peers;
+mod permission;
 mod prefetch;
 mod register;
 mod registry;
@@ -50,6 +52,7 @@ mod v2_reply;
 mod v2_report;
 mod view;
 
+pub use bro_policy::Policy;
 pub use config::{ConfigError, RouterConfig};
 pub use counters::Counters;
 pub use event::{CloseReason, Event, EventMask};

@@ -28,6 +28,8 @@ pub(crate) enum Wait {
         /// Of the name.
         hash: u64,
     },
+    /// Another policy.
+    Policy { wish: u64 },
     /// The next event.
     Events {
         cursor: u64,
@@ -116,6 +118,7 @@ impl Parked {
         let mut hash_of_service = None;
         match &mut call.wait {
             Wait::Service { hash, .. } => hash_of_service = Some(*hash),
+            Wait::Policy { .. } => {}
             Wait::Events { place, .. } => {
                 *place = self.watchers.len();
                 self.watchers.push(index);
@@ -126,7 +129,9 @@ impl Parked {
             let calls = &self.calls;
             self.by_service.insert_unique(hash, index, |&other| match &calls[other as usize].wait {
                 Wait::Service { hash, .. } => *hash,
-                Wait::Events { .. } => unreachable!("only those that wait for a service are in the table"),
+                Wait::Policy { .. } | Wait::Events { .. } => {
+                    unreachable!("only those that wait for a service are in the table")
+                }
             });
         }
     }
@@ -148,6 +153,7 @@ impl Parked {
                 let entry = self.by_service.find_entry(hash, |&other| other == index);
                 entry.expect("everyone who waits for a service is in the table").remove();
             }
+            Wait::Policy { .. } => {}
             Wait::Events { place, .. } => {
                 self.watchers.swap_remove(place);
                 if let Some(&moved) = self.watchers.get(place)
@@ -163,7 +169,7 @@ impl Parked {
     fn waiting_for(&self, hash: u64, service: &str) -> Option<u32> {
         let is_it = |&index: &u32| match &self.calls[index as usize].wait {
             Wait::Service { name, .. } => **name == *service,
-            Wait::Events { .. } => false,
+            Wait::Policy { .. } | Wait::Events { .. } => false,
         };
         self.by_service.find(hash, is_it).copied()
     }
@@ -194,6 +200,11 @@ impl Router {
         const MARGIN_MAX_MS: u64 = 500;
         let spare_ms = inquiry.timeout_ms - (inquiry.timeout_ms / 10).min(MARGIN_MAX_MS);
         self.park(inquiry, Wait::Events { cursor, max, place: 0 }, timeout_ms.min(spare_ms), now)
+    }
+
+    /// Parks a `reloadPolicy` until the policy was read.
+    pub(crate) fn park_for_policy(&mut self, inquiry: &Inquiry<'_>, wish: u64, now: Now) -> Result<(), ErrorBody> {
+        self.park(inquiry, Wait::Policy { wish }, inquiry.timeout_ms, now)
     }
 
     /// Answers everyone who waits for this service.
@@ -233,6 +244,10 @@ impl Router {
                 let message = format!("service {name:?} did not register within {} ms", call.timeout_ms);
                 self.answer_parked(&call, Err(&ErrorBody::new(ErrorCode::Timeout, message)), now, out);
             }
+            Wait::Policy { .. } => {
+                let message = format!("the policy was not read within {} ms", call.timeout_ms);
+                self.answer_parked(&call, Err(&ErrorBody::new(ErrorCode::Timeout, message)), now, out);
+            }
             Wait::Events { .. } => drop(self.answer_watcher(&call, true, now, out)),
         }
     }
@@ -250,7 +265,7 @@ impl Router {
         for index in all {
             let call = self.unpark(index);
             match &call.wait {
-                Wait::Service { .. } => {
+                Wait::Service { .. } | Wait::Policy { .. } => {
                     let error = ErrorBody::new(ErrorCode::ShuttingDown, "the gateway is shutting down");
                     self.answer_parked(&call, Err(&error), now, out);
                 }
@@ -338,7 +353,13 @@ impl Router {
         json.len()
     }
 
-    fn answer_parked(&mut self, call: &ParkedCall, result: Result<&[u8], &ErrorBody>, now: Now, out: &mut impl Outbox) {
+    pub(crate) fn answer_parked(
+        &mut self,
+        call: &ParkedCall,
+        result: Result<&[u8], &ErrorBody>,
+        now: Now,
+        out: &mut impl Outbox,
+    ) {
         let outcome = match result {
             Ok(json) => Outcome::Success(Payload { encoding: Encoding::Json, bytes: json }),
             Err(error) => Outcome::Error(error),

@@ -344,6 +344,8 @@ pub enum WaitState {
         /// Its name.
         name: String,
     },
+    /// The policy to be read again.
+    Policy,
     /// The next event.
     Events {
         /// The first that was not seen.

@@ -6,6 +6,7 @@ pub mod generate;
 pub mod ls;
 pub mod notify;
 pub mod ping;
+pub mod policy;
 pub mod status;
 pub mod wait_for;
 pub mod watch;
