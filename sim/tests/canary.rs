@@ -4,7 +4,7 @@
 use bro_sim::{Fault, run};
 use std::panic::catch_unwind;
 
-const SEEDS: u64 = 12;
+const SEEDS: u64 = 48;
 const STEPS: u64 = 10_000;
 
 #[test]

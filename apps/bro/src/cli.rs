@@ -16,7 +16,7 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 the call failed (its code is on 
 
 #[derive(Subcommand, Debug)]
 pub enum Command {
-    /// Run a gateway until SIGTERM or Ctrl-C
+    /// Run a gateway until SIGTERM or Ctrl-C; SIGUSR2 replaces it by the program that stands at its path by then
     Gateway(GatewayArgs),
     /// List the services that are connected
     Ls(LsArgs),
@@ -97,6 +97,9 @@ pub struct GatewayArgs {
     /// Stop when standard input is closed, so that the gateway does not outlive who started it
     #[arg(long)]
     pub stop_with_stdin: bool,
+    /// Take over from the gateway that is running on that socket: no connection is closed and no call is lost. Where none is running, start as usual
+    #[arg(long)]
+    pub takeover: bool,
 }
 
 /// Which pairs of services get a lane.

@@ -26,6 +26,12 @@ pub struct GatewayConfig {
     /// How long [`crate::Gateway::stop`] and [`crate::Gateway::drain`] let calls in flight finish, in milliseconds.
     /// Default [`limits::DRAIN_TIMEOUT_MS`].
     pub drain_timeout_ms: u64,
+    /// Take over from the gateway that is running on that socket: its listening socket, connections, services and calls in flight. It ends,
+    /// and nobody else notices. Where none is running, this one starts as usual. False by default.
+    ///
+    /// The options of this gateway count from then on; those of the socket (`mode`) stay as they are. Whether another gateway may take
+    /// over from this one later is [`RouterConfig::hands_over`].
+    pub takeover: bool,
 }
 
 impl GatewayConfig {
@@ -38,6 +44,7 @@ impl GatewayConfig {
             router: RouterConfig::default(),
             debug: false,
             drain_timeout_ms: limits::DRAIN_TIMEOUT_MS,
+            takeover: false,
         }
     }
 }

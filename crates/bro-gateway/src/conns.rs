@@ -4,6 +4,7 @@ use crate::credentials::peer_groups;
 use crate::inbox::Arrived;
 use crate::journal::Journal;
 use crate::outgoing::{Outgoing, Pending};
+use crate::takeover::TakenConn;
 use bro_proto::frame::Deframer;
 use bro_proto::v1::Encoding;
 use bro_proto::v1::encode::encode_error;
@@ -48,6 +49,16 @@ pub(crate) struct Closed {
     pub(crate) reason: CloseReason,
     /// The socket was full before.
     is_blocked: bool,
+}
+
+/// A connection, as it is handed on to another gateway.
+pub(crate) struct HandedOn<'a> {
+    pub(crate) peer: PeerId,
+    pub(crate) socket: BorrowedFd<'a>,
+    /// What has arrived of an unfinished frame.
+    pub(crate) partial: &'a [u8],
+    pub(crate) outgoing: &'a Outgoing,
+    pub(crate) is_paused: bool,
 }
 
 /// All connections by the slot of their [`PeerId`].
@@ -120,6 +131,46 @@ impl Conns {
             flags: Flags { waits_readable: true, ..Flags::default() },
         });
         Ok(())
+    }
+
+    /// Goes on with a connection of a gateway before this one, whose id the router knows.
+    pub(crate) fn resume(&mut self, taken: TakenConn) -> io::Result<()> {
+        let TakenConn { peer, socket, is_paused, partial, queued } = taken;
+        self.insert(peer, socket)?;
+        let Some(conn) = self.slots.get_mut(peer.slot as usize).and_then(Option::as_mut) else { return Ok(()) };
+        conn.deframer = Deframer::resume(partial);
+        conn.outgoing = Outgoing::resume(queued);
+        conn.flags.is_paused = is_paused;
+        conn.flags.is_blocked = conn.outgoing.is_queued();
+        update_interest(&self.epoll, peer, conn);
+        // The router is told at the first opportunity what is kept for it.
+        self.blocked.push(peer);
+        Ok(())
+    }
+
+    /// What another gateway has to know of the connections, in the order of their slots. Nothing must be noted for any of them.
+    pub(crate) fn handed_on(&self) -> impl Iterator<Item = HandedOn<'_>> {
+        (0_u32..).zip(&self.slots).filter_map(|(slot, conn)| {
+            let Conn { socket, generation, deframer, outgoing, flags } = conn.as_ref()?;
+            // The others follow from what is queued and kept, and nobody is broken when there is no work.
+            let Flags { is_paused, is_blocked: _, waits_readable: _, waits_writable: _, is_broken: _, is_kept_for: _ } =
+                *flags;
+            Some(HandedOn {
+                peer: PeerId { slot, generation: *generation },
+                socket: socket.as_fd(),
+                partial: deframer.partial(),
+                outgoing,
+                is_paused,
+            })
+        })
+    }
+
+    /// Takes the socket of a connection to which nothing is left to be written away from it.
+    pub(crate) fn take_socket(&mut self, peer: PeerId) -> Option<OwnedFd> {
+        self.idle_socket(peer)?;
+        let conn = self.slots.get_mut(peer.slot as usize)?.take()?;
+        epoll::delete(&self.epoll, &conn.socket).expect("an open connection is registered");
+        Some(conn.socket)
     }
 
     /// Forgets a connection that has ended, and closes its socket.

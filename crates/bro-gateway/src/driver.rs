@@ -4,6 +4,8 @@
 //! is noted. Then each destination is written to once, straight from where the bytes arrived. Only what a socket does not take
 //! is copied. Level-triggered events: what is left unread is reported again.
 
+mod hand_over;
+
 use crate::clock::{Alarm, Clock};
 use crate::conns::{Conns, peer_of};
 use crate::embedding::{Pulse, Vitals};
@@ -92,6 +94,17 @@ pub(crate) struct Driver {
     is_accepting: bool,
     /// Set when the gateway is stopping: when it ends at the latest.
     ends_at_us: Option<u64>,
+    /// Set when this gateway has taken over: from which process, and when that one's loop stood still.
+    taken_over: Option<(u32, Now)>,
+}
+
+/// How a gateway's thread came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// It was told to stop.
+    Stopped,
+    /// Another gateway has everything; its process, where known.
+    HandedOver(Option<u32>),
 }
 
 /// What came of reading from a connection.
@@ -106,28 +119,28 @@ enum Read {
 }
 
 impl Driver {
+    #[allow(clippy::too_many_arguments, reason = "what a gateway consists of")]
     pub(crate) fn new(
         epoll: OwnedFd,
         listener: Listener,
         (own_commands, commands): (SyncSender<Command>, Receiver<Command>),
         shared: Arc<Shared>,
         journal: Journal,
-        new_router: impl FnOnce(Now) -> Router,
+        mut clock: Clock,
+        mut router: Router,
         drain_timeout_ms: u64,
     ) -> io::Result<Driver> {
         epoll::add(&epoll, &listener.socket, own_token(OWN_LISTENER), EventFlags::IN)?;
         epoll::add(&epoll, &shared.wake, own_token(OWN_WAKE), EventFlags::IN)?;
         let alarm = Alarm::new(&epoll, own_token(OWN_ALARM))?;
-        let mut clock = Clock::new();
         let now = clock.now();
-        let mut router = new_router(now);
         router.set_events(journal.mask());
         router.set_gateway_info(std::process::id(), &shared.socket_path.to_string_lossy());
         router.set_gateway_user(geteuid().as_raw(), getegid().as_raw());
         Ok(Driver {
             router,
             conns: Conns::new(epoll, journal),
-            buffers: Buffers::new(),
+            buffers: Buffers::ready(),
             frames: Vec::new(),
             lingering: Lingering::new(),
             listener: Some(listener),
@@ -149,6 +162,7 @@ impl Driver {
             is_woken: false,
             is_accepting: false,
             ends_at_us: None,
+            taken_over: None,
         })
     }
 
@@ -158,7 +172,8 @@ impl Driver {
     }
 
     /// Serves until told to stop. An error is the operating system's.
-    pub(crate) fn run(&mut self) -> io::Result<()> {
+    pub(crate) fn run(&mut self) -> io::Result<Ending> {
+        self.begin_as_successor();
         let socket_path = self.shared.socket_path.clone();
         tracing::info!(socket = %socket_path.display(), "gateway started");
         self.conns.journal.record_own(GatewayEvent::Started { socket_path });
@@ -184,10 +199,13 @@ impl Driver {
             self.beat();
             self.conns.journal.deliver();
             self.end_wakeup(readable_len);
+            if let Some(ending) = self.hand_over_if_asked() {
+                return Ok(ending);
+            }
             if let Some(at) = self.ends_at_us
                 && (self.lingering.is_empty() || at <= self.now.mono_us)
             {
-                return Ok(());
+                return Ok(Ending::Stopped);
             }
         }
     }

@@ -67,6 +67,14 @@ pub enum StartError {
         /// The reason given.
         source: io::Error,
     },
+    /// A gateway is running and was not taken over: it goes on.
+    #[error("cannot take over from the gateway on {}: {why}", path.display())]
+    Takeover {
+        /// The socket file.
+        path: PathBuf,
+        /// What was in the way.
+        why: String,
+    },
     /// The limits contradict each other.
     #[error("the gateway's options do not fit together")]
     Config(#[from] ConfigError),
@@ -105,6 +113,11 @@ pub enum ReloadError {
 pub enum StopReason {
     /// It was told to.
     Requested,
+    /// Another gateway has taken over its socket, its connections and its calls.
+    TakenOver {
+        /// Process id of that gateway, where known.
+        pid: Option<u32>,
+    },
     /// The operating system took away what it needs.
     Failed(String),
     /// A defect in the gateway or in its event sink; every connection was closed.

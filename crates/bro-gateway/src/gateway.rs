@@ -1,14 +1,16 @@
 //! The handle of a running gateway.
 
 use crate::adopted::adopt;
+use crate::clock::Clock;
 use crate::config::GatewayConfig;
-use crate::driver::{Driver, Listener};
+use crate::driver::{Driver, Ending, Listener};
 use crate::embedding::Embedding;
 use crate::error::{ReloadError, StartError, StopReason, Stopped};
 use crate::event::GatewayEvent;
 use crate::journal::Journal;
 use crate::policy::PolicyLoader;
 use crate::socket_file::SocketFile;
+use crate::takeover::{Commit, Taken, take_over};
 use bro_policy::Policy;
 use bro_proto::limits;
 use bro_router::{Counters, EventMask, LoopView, Router, ServiceView, UserView};
@@ -44,7 +46,7 @@ pub struct Status {
     pub pid: u32,
     /// Where it listens.
     pub socket_path: PathBuf,
-    /// Since it started.
+    /// Since it started, or the first of the gateways that were taken over since.
     pub uptime_ms: u64,
     /// Names of the registered services.
     pub services: Vec<String>,
@@ -96,14 +98,28 @@ impl Gateway {
         let resource = |what| move |error: rustix::io::Errno| StartError::Resources { what, source: error.into() };
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(resource("a wakeup"))?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(resource("an event loop"))?;
-        let listener = match listener {
-            Some(socket) => {
-                config.socket_path = adopt(&socket)?;
-                Listener { file: None, socket }
+        // A seed that nobody else can guess: std's hasher has a random key for each process and map.
+        let seed = RandomState::new().hash_one(std::process::id());
+        let taken = if config.takeover { begin_takeover(&config, listener.is_some())? } else { None };
+        let (listener, clock, router, inherited) = match taken {
+            Some((taken, commit)) => {
+                let Taken { listener, router, clock, exported_at, conns, lingering, pid } = taken;
+                (listener, clock, router, Some((exported_at, conns, lingering, pid, commit)))
             }
             None => {
-                let (file, socket) = SocketFile::claim(&config.socket_path, config.mode)?;
-                Listener { file: Some(file), socket }
+                let listener = match listener {
+                    Some(socket) => {
+                        config.socket_path = adopt(&socket)?;
+                        Listener { file: None, socket }
+                    }
+                    None => {
+                        let (file, socket) = SocketFile::claim(&config.socket_path, config.mode)?;
+                        Listener { file: Some(file), socket }
+                    }
+                };
+                let mut clock = Clock::new();
+                let router = Router::new(config.router.clone(), seed, clock.now());
+                (listener, clock, router, None)
             }
         };
         let (commands, receiver) = sync_channel(limits::COMMANDS_MAX);
@@ -118,22 +134,35 @@ impl Gateway {
         });
         let (mask, sink) = events.map_or((EventMask::NONE, None), |(mask, sink)| (mask, Some(sink)));
         let journal = Journal::new(sink, mask, config.debug);
-        // A seed that nobody else can guess: std's hasher has a random key for each process and map.
-        let seed = RandomState::new().hash_one(std::process::id());
-        let new_router = |now| Router::new(config.router, seed, now);
         let channel = (commands.clone(), receiver);
         let mut driver =
-            Driver::new(epoll, listener, channel, shared.clone(), journal, new_router, config.drain_timeout_ms)
+            Driver::new(epoll, listener, channel, shared.clone(), journal, clock, router, config.drain_timeout_ms)
                 .map_err(resource("an event loop"))?;
         if let Some(pulse) = pulse {
             driver.set_pulse(pulse);
         }
-        driver.set_policy(policy, None);
         let on_thread = shared.clone();
+        // The thread is there before a takeover is final: afterwards nothing may fail.
+        let (to_thread, start) = sync_channel::<Driver>(1);
         let thread = thread::Builder::new()
             .name("bro-gateway".to_owned())
-            .spawn(move || serve(driver, &on_thread))
+            .spawn(move || {
+                if let Ok(driver) = start.recv() {
+                    serve(driver, &on_thread);
+                }
+            })
             .map_err(|source| StartError::Resources { what: "a thread", source })?;
+        let mut commit = None;
+        if let Some((exported_at, conns, lingering, pid, last)) = inherited {
+            driver.resume(conns, lingering, pid, exported_at).map_err(resource("an event loop"))?;
+            commit = Some(last);
+        }
+        // Before anything else, and where everybody who was taken over is known.
+        driver.set_policy(policy, None);
+        if let Some(commit) = commit {
+            commit.send(&shared.socket_path)?;
+        }
+        to_thread.send(driver).expect("the thread waits for it");
         Ok(Gateway { shared, commands, thread: Mutex::new(Some(thread)) })
     }
 
@@ -273,12 +302,13 @@ impl Shared {
 fn serve(mut driver: Driver, shared: &Shared) {
     let ran = catch_unwind(AssertUnwindSafe(|| driver.run()));
     let reason = match ran {
-        Ok(Ok(())) => StopReason::Requested,
+        Ok(Ok(Ending::Stopped)) => StopReason::Requested,
+        Ok(Ok(Ending::HandedOver(pid))) => StopReason::TakenOver { pid },
         Ok(Err(error)) => StopReason::Failed(io::Error::from(error).to_string()),
         Err(panic) => StopReason::Panicked(text_of(&*panic)),
     };
     match &reason {
-        StopReason::Requested => {}
+        StopReason::Requested | StopReason::TakenOver { .. } => {}
         StopReason::Failed(why) => tracing::error!("the gateway cannot go on: {why}"),
         StopReason::Panicked(why) => tracing::error!("the gateway failed, every connection is closed: {why}"),
     }
@@ -288,6 +318,16 @@ fn serve(mut driver: Driver, shared: &Shared) {
     let _ = catch_unwind(AssertUnwindSafe(|| drop(driver)));
     *lock(&shared.ended) = Some(reason);
     shared.has_ended.notify_all();
+}
+
+/// What there is to take over. Where systemd has passed the socket, nobody else serves it.
+fn begin_takeover(config: &GatewayConfig, has_listener: bool) -> Result<Option<(Taken, Commit)>, StartError> {
+    let taken = if has_listener { None } else { take_over(&config.socket_path, config.router.clone())? };
+    if taken.is_none() {
+        let socket = config.socket_path.display();
+        tracing::warn!(%socket, "no gateway is running that could be taken over: starting as usual");
+    }
+    Ok(taken)
 }
 
 fn text_of(panic: &(dyn Any + Send)) -> String {

@@ -207,6 +207,14 @@ pub const DRAIN_TIMEOUT_MS: u64 = 5_000;
 pub const CLIENT_DRAIN_TIMEOUT_MS: u64 = 30_000;
 /// Most commands that wait for a gateway's thread; who gives one more waits.
 pub const COMMANDS_MAX: usize = 256;
+/// How long a gateway that hands over waits for the other one, in milliseconds. Nobody is served meanwhile; afterwards it goes on.
+pub const TAKEOVER_TIMEOUT_MS: u64 = 5_000;
+/// Descriptors that go with one message of a takeover: as many as the kernel takes.
+pub const TAKEOVER_DESCRIPTORS_PER_MESSAGE: usize = 253;
+/// Descriptors that a gateway must be able to open beyond those that it takes over.
+pub const TAKEOVER_SPARE_DESCRIPTORS: u64 = 64;
+/// Largest state of a takeover, queued bytes not counted.
+pub const TAKEOVER_STATE_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
 /// Most warnings that a gateway logs at once; afterwards one a second, with the number of those left out.
 pub const WARNINGS_LOGGED_MAX: u64 = 20;
 

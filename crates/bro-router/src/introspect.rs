@@ -7,6 +7,7 @@ use crate::outbox::Outbox;
 use crate::peers::{NIL, UNPOOLED};
 use crate::reply::Answer;
 use crate::router::Router;
+use crate::takeover::TakeoverParams;
 use crate::view::{InstanceView, LoopView, ServiceView, WakeupView};
 use bro_proto::limits::{
     EVENTS_PER_POLL_MAX, FRAME_PREFIX_BYTES, GATEWAY_SERVICE, INTROSPECTION_PARAMS_BYTES_MAX, PING_METHOD,
@@ -168,6 +169,19 @@ impl Router {
                 Ok(Reply::Later)
             }
             "events" => self.events(inquiry, &params, now),
+            "takeover" => {
+                let number = |name| {
+                    let missing = || ErrorBody::new(ErrorCode::InvalidArgument, format!("`params.{name}` is missing"));
+                    number_param(&params, name)?.ok_or_else(missing)
+                };
+                let asked = TakeoverParams {
+                    reads_from: number("readsFrom")?,
+                    reads_to: number("format")?,
+                    descriptors_max: number("descriptorsMax")?,
+                };
+                self.ask_for_takeover(inquiry, &asked)?;
+                Ok(Reply::Later)
+            }
             "reloadPolicy" => self.wish_for_policy(inquiry, now).map(|()| Reply::Later),
             _ => {
                 let message = format!(

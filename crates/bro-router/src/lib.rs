@@ -16,6 +16,7 @@
 //! | `closing`, `drain` | how connections and the gateway end |
 //! | `introspect`, `parked`, `event_log`, `report` | calls to `bro.gateway`, and who is told what happens |
 //! | `timers`, `hash`, `config` | what all of these use |
+//! | `takeover` | a gateway that asks for everything |
 //! | [`state`] | everything that it knows as plain values: exported, and imported by the gateway that takes over |
 //! | `check` | invariants, for tests |
 //!
@@ -48,6 +49,7 @@ mod report;
 mod router;
 mod routing;
 pub mod state;
+mod takeover;
 mod timers;
 mod v2_call;
 mod v2_peer;
@@ -64,4 +66,5 @@ pub use lanes::LanePolicy;
 pub use outbox::{LaneOffer, Outbox, Part, PeerId};
 pub use peers::PeerIdentity;
 pub use router::Router;
+pub use takeover::TakeoverRequest;
 pub use view::{InstanceView, LoopView, ServiceView, WakeupView};

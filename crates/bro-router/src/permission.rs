@@ -222,7 +222,7 @@ impl Router {
         let Some(restriction) = &peer.restriction else { return Ok(()) };
         let is_allowed = match method {
             "events" => restriction.rights.may_watch,
-            "reloadPolicy" => restriction.rights.may_administer,
+            "reloadPolicy" | "takeover" => restriction.rights.may_administer,
             _ => true,
         };
         let what = if method == "events" { "watch" } else { "administer this gateway" };

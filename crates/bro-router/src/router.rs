@@ -14,6 +14,7 @@ use crate::peers::{NIL, PeerIdentity, Peers};
 use crate::permission::Permissions;
 use crate::registry::Registry;
 use crate::report::Reporter;
+use crate::takeover::TakeoverRequest;
 use crate::timers::{Timer, Timers};
 use crate::view::LoopView;
 use bro_proto::frame::FrameError;
@@ -64,6 +65,8 @@ pub struct Router {
     pub(crate) scratch: Vec<u8>,
     /// Chains of version 2 that began here.
     pub(crate) roots: u64,
+    /// Of a gateway that wants to take over, until the driver looks.
+    pub(crate) takeover_request: Option<TakeoverRequest>,
 }
 
 impl Router {
@@ -90,6 +93,7 @@ impl Router {
             loop_view: LoopView::default(),
             scratch: Vec::new(),
             roots: 0,
+            takeover_request: None,
             hasher,
             config,
         }

@@ -37,6 +37,8 @@ pub struct GatewayOptions {
     pub connections_per_uid_max: Option<usize>,
     /// `--debug`.
     pub debug: bool,
+    /// Free memory goes back to the system at once, large pieces at least: what the process has is what it uses.
+    pub returns_memory: bool,
 }
 
 impl GatewayOptions {
@@ -78,6 +80,10 @@ impl GatewayOptions {
         }
         if self.debug {
             command.arg("--debug");
+        }
+        if self.returns_memory {
+            // glibc's own, and of no effect elsewhere. Given a value, it does not raise them by itself.
+            command.env("MALLOC_MMAP_THRESHOLD_", "65536").env("MALLOC_TRIM_THRESHOLD_", "65536");
         }
         command.arg("--stop-with-stdin").stdin(Stdio::piped());
         command
@@ -133,6 +139,11 @@ impl TempGateway {
         let mut child = self.child.take().expect("the gateway is up");
         terminate(&child);
         wait_for_exit(&mut child)
+    }
+
+    /// Waits until it has ended because another one took over. Its standard input, which that one has as well, stays open.
+    pub fn wait_replaced(&mut self) -> ExitStatus {
+        wait_for_exit(self.child.as_mut().expect("the gateway is up"))
     }
 
     /// Sends SIGTERM without waiting.

@@ -1,5 +1,6 @@
 //! `bro gateway`
 
+use super::successor::Successor;
 use crate::cli::{GatewayArgs, Lanes, parse_mode};
 use crate::exit::Failure;
 use crate::output::in_ms;
@@ -58,17 +59,19 @@ pub fn run(args: GatewayArgs) -> Result<(), Failure> {
     let debug = args.debug || file.debug.unwrap_or(false);
     start_logging(debug, args.log_json || file.log_json.unwrap_or(false));
     let stop_with_stdin = args.stop_with_stdin;
+    let mut successor = Successor::new();
     let named_socket = args.socket.clone().or_else(|| file.socket.clone());
     let config = merge(args, file, debug)?;
     let drain_timeout = Duration::from_millis(config.drain_timeout_ms);
     // The signals are watched before the first peer can connect: a SIGTERM right after the start must stop in good order too.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let has_policy = config.policy != PolicySource::OwnUser;
-    let (mut term, mut interrupt, mut hangup) = {
+    let (mut term, mut interrupt, mut replace, mut hangup) = {
         let _entered = runtime.enter();
         // Without a policy file there is nothing to read again, and a terminal that goes takes its gateway along.
         let hangup = has_policy.then(|| signal(SignalKind::hangup())).transpose()?;
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, hangup)
+        let replace = signal(SignalKind::user_defined2())?;
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, replace, hangup)
     };
     if let (Some(passed), Some(named)) = (&listener, &named_socket) {
         systemd::check_path(passed, named)?;
@@ -92,6 +95,8 @@ pub fn run(args: GatewayArgs) -> Result<(), Failure> {
                 _ = interrupt.recv() => break,
                 () = hung_up(&mut hangup) => reload_policy(&gateway),
                 () = &mut stdin, if stop_with_stdin => break,
+                _ = replace.recv() => successor.start(),
+                () = successor.ended() => {}
                 reason = &mut ended => return reason,
             }
         }
@@ -110,6 +115,10 @@ pub fn run(args: GatewayArgs) -> Result<(), Failure> {
     runtime.shutdown_background();
     match reason {
         Ok(StopReason::Requested) => Ok(()),
+        Ok(StopReason::TakenOver { pid }) => {
+            notifier.replaced(pid);
+            Ok(())
+        }
         Ok(StopReason::Failed(_) | StopReason::Panicked(_)) | Err(_) => {
             Err(Failure::local("the gateway stopped after an internal error; its log says which"))
         }
@@ -159,7 +168,8 @@ fn read_config(path: &Path) -> Result<ConfigFile, Failure> {
 }
 
 fn merge(args: GatewayArgs, file: ConfigFile, debug: bool) -> Result<GatewayConfig, Failure> {
-    let mut config = GatewayConfig { debug, ..GatewayConfig::default() };
+    let mut config = GatewayConfig { debug, takeover: args.takeover, ..GatewayConfig::default() };
+    config.router.hands_over = true;
     if let Some(socket) = args.socket.or(file.socket) {
         config.socket_path = socket;
     }
@@ -240,6 +250,7 @@ mod tests {
             debug: false,
             log_json: false,
             stop_with_stdin: false,
+            takeover: false,
         }
     }
 

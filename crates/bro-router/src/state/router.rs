@@ -103,9 +103,13 @@ impl Router {
             loop_view: _, // of the driver's thread, which is another one from now on
             scratch,
             roots,
+            takeover_request,
         } = self;
         let Reporter { mask: _, log, is_log_fresh } = reporter;
-        debug_assert!(scratch.is_empty() && !is_log_fresh, "it is exported between two inputs");
+        debug_assert!(
+            scratch.is_empty() && !is_log_fresh && takeover_request.is_none(),
+            "it is exported between two inputs"
+        );
         RouterState {
             format: FORMAT,
             readable_from: READABLE_FROM,
