@@ -65,6 +65,21 @@ pub const GATEWAY_WAIT_RETRY_MS: u64 = 20;
 /// Longest delay between such attempts, in milliseconds.
 pub const GATEWAY_WAIT_RETRY_MAX_MS: u64 = 500;
 
+/// How long a call that waits for its service to appear does so when it is not said how long, in milliseconds. Less than
+/// [`CALL_TIMEOUT_MS`], so that the error says what is missing.
+pub const SERVICE_WAIT_MS: u64 = 10_000;
+/// Pause before it is asked again for a service that calls wait for, in milliseconds, where the gateway does not tell by itself; it doubles.
+pub const SERVICE_WAIT_RETRY_MS: u64 = 20;
+/// Longest such pause, in milliseconds.
+pub const SERVICE_WAIT_RETRY_MAX_MS: u64 = 500;
+/// How long the answer of a service that is asked whether it is there is waited for, in milliseconds. One that is busy does not answer, but
+/// one that is absent is reported at once.
+pub const SERVICE_PROBE_TIMEOUT_MS: u64 = 1_000;
+/// Most calls of one client that wait for their service to appear; further ones fail with `RESOURCE_EXHAUSTED`.
+pub const WAITING_CALLS_MAX: usize = 16_384;
+/// Bytes that a client keeps of calls that wait, or may have to; further ones fail with `RESOURCE_EXHAUSTED` instead of waiting.
+pub const WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
+
 /// Most connections that a gateway serves at once.
 pub const PEERS_MAX: usize = 65_536;
 /// Most calls in flight in one gateway.
@@ -198,6 +213,8 @@ const _: () = {
     assert!(QUEUE_PAUSE_BYTES < QUEUE_CALLS_BYTES_MAX);
     assert!(QUEUE_CALLS_BYTES_MAX + FRAME_BYTES_MAX < QUEUE_BYTES_MAX, "a call admitted below the limit fits");
     assert!(IN_FLIGHT_PER_PEER_MAX <= IN_FLIGHT_MAX);
+    assert!(WAITING_CALLS_MAX < IN_FLIGHT_PER_PEER_MAX, "calls that wait leave room for others");
+    assert!(SERVICE_WAIT_MS < CALL_TIMEOUT_MS && SERVICE_WAIT_RETRY_MS <= SERVICE_WAIT_RETRY_MAX_MS);
     assert!(LANE_RING_BYTES_MIN <= LANE_RING_BYTES && LANE_RING_BYTES <= LANE_RING_BYTES_MAX);
     assert!(LANE_RING_BYTES_MIN.is_power_of_two() && LANE_RING_BYTES.is_power_of_two());
     assert!(LANE_ARENA_BYTES_MIN <= LANE_ARENA_BYTES && LANE_ARENA_BYTES <= LANE_ARENA_BYTES_MAX);
