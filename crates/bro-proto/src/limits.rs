@@ -127,6 +127,8 @@ pub const PARKED_PER_PEER_MAX: usize = 64;
 /// Bytes of what one thing that happens may give to parked introspection calls. Further ones that wait for a service are told
 /// `RESOURCE_EXHAUSTED`; further ones that wait for events have to ask once more.
 pub const PARKED_ANSWERS_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Most services that `status` tells of that somebody waits for.
+pub const WAITED_FOR_SHOWN_MAX: usize = 64;
 /// Largest `params` of an introspection call, in encoded bytes.
 pub const INTROSPECTION_PARAMS_BYTES_MAX: usize = 64 * 1024;
 /// Longest time an introspection call may be parked, in milliseconds.

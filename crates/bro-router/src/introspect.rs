@@ -98,6 +98,16 @@ impl Router {
         out.extend_from_slice(b"]}");
     }
 
+    /// Appends the answer to `waitFor`.
+    pub(crate) fn write_found(&self, out: &mut Vec<u8>, index: u32, is_brief: bool) {
+        if !is_brief {
+            return self.write_service(out, index);
+        }
+        out.extend_from_slice(b"{\"name\":");
+        write_json_string(out, &self.registry[index].name);
+        out.push(b'}');
+    }
+
     /// Appends the answer to `events`.
     pub(crate) fn write_events(&self, out: &mut Vec<u8>, cursor: u64, max: usize) {
         let limit = self.config.frame_bytes_max.saturating_sub(ENVELOPE_BYTES);
@@ -147,15 +157,16 @@ impl Router {
             }
             "waitFor" => {
                 let name = text_param(&params, "service")?;
+                let is_brief = params["brief"] == Value::Bool(true);
                 if let Some(index) = self.registry.find(&self.hasher, name) {
                     let mut json = Vec::new();
-                    self.write_service(&mut json, index);
+                    self.write_found(&mut json, index, is_brief);
                     return Ok(Reply::Now(json));
                 }
                 bro_proto::name::check_service_name(name)
                     .map_err(|error| ErrorBody::new(ErrorCode::InvalidArgument, format!("`service`: {error}")))?;
                 let timeout_ms = number_param(&params, "timeoutMs")?.unwrap_or(WAIT_FOR_TIMEOUT_MS);
-                self.park_for_service(inquiry, name, timeout_ms, now)?;
+                self.park_for_service(inquiry, name, is_brief, timeout_ms, now)?;
                 Ok(Reply::Later)
             }
             "events" => self.events(inquiry, &params, now),
@@ -221,7 +232,15 @@ impl Router {
             }
             write_json_string(&mut out, &service.name);
         }
-        out.extend_from_slice(b"],\"counters\":{");
+        out.extend_from_slice(b"],\"waitedFor\":{");
+        for (at, (name, waiters)) in self.parked.waited_for().enumerate() {
+            if at > 0 {
+                out.push(b',');
+            }
+            write_json_string(&mut out, name);
+            out.extend_from_slice(format!(":{waiters}").as_bytes());
+        }
+        out.extend_from_slice(b"},\"counters\":{");
         for (at, (name, count)) in self.counters.named().into_iter().enumerate() {
             let comma = if at > 0 { "," } else { "" };
             out.extend_from_slice(format!("{comma}\"{name}\":{count}").as_bytes());

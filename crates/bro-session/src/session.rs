@@ -239,6 +239,11 @@ impl Session {
         self.announced || self.is_connecting()
     }
 
+    /// Calls that wait for their service to appear.
+    pub fn waiting_calls(&self) -> usize {
+        self.waits.len()
+    }
+
     /// Whether calls can be made.
     pub fn is_connected(&self) -> bool {
         self.announced

@@ -381,7 +381,7 @@ impl Session {
         let params;
         let (request, timeout_ms) = if is_question {
             let span_ms = awaited.wait_until_max_ms.saturating_sub(later_ms(now, 0)).clamp(1, PARKED_TIMEOUT_MAX_MS);
-            params = serde_json::json!({ "service": &*name, "timeoutMs": span_ms }).to_string();
+            params = serde_json::json!({ "service": &*name, "timeoutMs": span_ms, "brief": true }).to_string();
             let params = Payload { encoding: Encoding::Json, bytes: params.as_bytes() };
             (CallRequest::new(GATEWAY_SERVICE, "waitFor", params), span_ms + ANSWER_MARGIN_MS)
         } else {

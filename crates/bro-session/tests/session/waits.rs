@@ -74,7 +74,7 @@ fn calls_wait_in_line_and_go_out_in_the_order_in_which_they_were_made() {
     let (conn, question) = only_call(&mut pair);
     assert_eq!(
         (&question["method"], &question["payload"]),
-        (&json!("waitFor"), &json!({"service": "user", "timeoutMs": 5000}))
+        (&json!("waitFor"), &json!({"service": "user", "timeoutMs": 5000, "brief": true}))
     );
     made.push(pair.call("user", "get", &json!(3)).unwrap());
     assert!(pair.sent.is_empty() && pair.events.is_empty(), "{:?}", pair.events);
