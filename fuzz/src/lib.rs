@@ -15,4 +15,5 @@ pub mod corpus;
 pub mod mutate;
 pub mod run;
 pub mod targets;
+mod targets_state;
 mod targets_v2;

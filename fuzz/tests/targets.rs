@@ -63,6 +63,11 @@ fn router() {
 }
 
 #[test]
+fn state() {
+    survive("state");
+}
+
+#[test]
 fn every_target_is_run_here_and_has_seeds() {
     let source = include_str!("targets.rs");
     for target in TARGETS {

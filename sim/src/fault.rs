@@ -47,11 +47,15 @@ pub enum Fault {
     ChangedBytes,
     /// The error of a callee of version 2 looks like the gateway's own.
     StolenVoice,
+    /// A gateway that takes over has lost a call in flight.
+    DropInTakeover,
+    /// A gateway that takes over does not know which names were told.
+    ForgetInTakeover,
 }
 
 impl Fault {
     /// Every defect there is.
-    pub const ALL: [Fault; 20] = [
+    pub const ALL: [Fault; 22] = [
         Fault::DropResponse,
         Fault::RepeatResponse,
         Fault::Misdirect,
@@ -72,6 +76,8 @@ impl Fault {
         Fault::RepeatAnswer,
         Fault::ChangedBytes,
         Fault::StolenVoice,
+        Fault::DropInTakeover,
+        Fault::ForgetInTakeover,
     ];
 
     /// The name on the command line.
@@ -98,6 +104,8 @@ impl Fault {
             Fault::RepeatAnswer => "repeat-answer",
             Fault::ChangedBytes => "changed-bytes",
             Fault::StolenVoice => "stolen-voice",
+            Fault::DropInTakeover => "drop-in-takeover",
+            Fault::ForgetInTakeover => "forget-in-takeover",
         }
     }
 

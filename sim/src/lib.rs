@@ -9,6 +9,7 @@
 //! | `model`, `model_v2` | what is registered and in flight, what must come of each input, and what ends with what |
 //! | `verdict`, `verdict_v1`, `verdict_v2` | the checks of one input's outputs |
 //! | `wire`, `wire_v2` | frames by code that shares nothing with bro-proto |
+//! | `takeover` | the router is replaced by one that was made from its state |
 //! | `fault`, `spoil` | deliberate defects, which the checks must catch |
 
 mod fault;
@@ -17,6 +18,7 @@ mod model_v2;
 mod network;
 mod simulator;
 mod spoil;
+mod takeover;
 mod traffic;
 mod traffic_v2;
 mod verdict;

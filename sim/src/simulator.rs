@@ -110,7 +110,7 @@ pub struct Simulator {
     pub(crate) rng: Rng,
     pub(crate) router: Router,
     pub(crate) world: World,
-    events: EventMask,
+    pub(crate) events: EventMask,
     pub(crate) orders: Orders,
     /// What the gateways before the present one did.
     past: Summary,
@@ -181,6 +181,7 @@ impl Simulator {
                 Ok(())
             }
             85 if self.rng.below(10) == 0 => self.drain(),
+            86..90 => self.take_over(),
             85..400 => self.peer_writes(),
             400..700 => self.gateway_reads(),
             _ => self.peer_reads(),

@@ -74,6 +74,11 @@ fn a_million_steps_without_a_violation() {
         "cascade",
         "name told",
         "pong",
+        // Another gateway goes on.
+        "taken over",
+        "taken over while draining",
+        "taken over with calls in flight",
+        "taken over with parked calls",
     ];
     for what in everywhere {
         assert!(sum.seen.get(what).is_some_and(|&count| count > 10), "{what} hardly came up: {:?}", sum.seen);

@@ -12,6 +12,11 @@ impl Rng {
         Self { state: seed }
     }
 
+    /// Where it is: [`Rng::new`] of this goes on from here.
+    pub fn state(&self) -> u64 {
+        self.state
+    }
+
     /// The next 64 bits.
     pub fn next_u64(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);

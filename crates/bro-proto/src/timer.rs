@@ -20,6 +20,11 @@ pub struct TimerId {
     generation: u32,
 }
 
+impl TimerId {
+    /// Names no timer.
+    pub const NONE: TimerId = TimerId { index: NIL, generation: 0 };
+}
+
 #[derive(Debug)]
 struct Node<T> {
     deadline_ms: u64,
@@ -106,6 +111,12 @@ impl<T: Copy> TimerWheel<T> {
             }
             _ => false,
         }
+    }
+
+    /// When a pending timer fires; `None` when it has fired or been removed.
+    pub fn deadline_ms(&self, id: TimerId) -> Option<u64> {
+        let node = self.nodes.get(id.index as usize)?;
+        (node.linked && node.generation == id.generation).then_some(node.deadline_ms)
     }
 
     /// Hands out one timer that is due at `now_ms`; `None` when there are no more.

@@ -4,6 +4,9 @@
 //! its id given to another call meanwhile, that late answer would end the wrong one. So such ids are kept until the callee
 //! has used them up, and calls that come with one of them are passed on under an id of the gateway's own.
 
+#[path = "state/abandoned.rs"]
+mod state;
+
 use hashbrown::HashTable;
 
 /// Ids kept for one callee. Beyond that, every call to it gets an id of the gateway's own until it disconnects.

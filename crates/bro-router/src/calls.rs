@@ -1,5 +1,8 @@
 //! Calls in flight: each in two lists, in a table by what its answer will say, and in the timer wheel.
 
+#[path = "state/calls.rs"]
+mod state;
+
 use crate::hash::KeyedHash;
 use crate::peers::{NIL, Peers};
 use bro_proto::limits::CONTEXT_ECHO_BYTES_MAX;

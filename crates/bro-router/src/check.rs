@@ -40,6 +40,9 @@ impl Router {
             assert_eq!(peer.service == NIL, peer.register_timer.is_some(), "who is not registered is waited for");
             assert!(peer.queued_bytes == 0 || peer.stall_timer.is_some(), "a queue is watched");
             assert!(peer.partial_timer.is_none() || peer.is_mid_frame);
+            assert_eq!(peer.stall_timer.is_some(), peer.is_stall_timed);
+            assert_eq!(peer.serial, if peer.service == NIL { 0 } else { self.registry[peer.service].serial });
+            assert!(peer.v2.is_some() || !peer.takes_lanes);
             assert!(peer.queued_bytes <= self.config.queue_bytes_max);
             for side in [Side::Caller, Side::Callee] {
                 let mut len = 0;

@@ -1,6 +1,7 @@
 //! How connections end, and what ends with them.
 
 use crate::calls::Side;
+use crate::drain::Phase;
 use crate::event::{CloseReason, Event, EventMask};
 use crate::outbox::{Outbox, Part};
 use crate::peers::NIL;
@@ -54,8 +55,17 @@ impl Router {
         self.peers.remove(slot, &mut self.timers);
     }
 
-    /// Carries out what the present input has brought about. Every input ends with it.
+    /// Carries out what the present input has brought about, which most often is nothing. Every input ends with it.
+    #[inline]
     pub(crate) fn settle(&mut self, now: Now, out: &mut impl Outbox) {
+        let is_settled = self.peers.doomed.is_empty() & !self.reporter.is_log_fresh & (self.lanes.len() == 0);
+        if !is_settled || self.phase != Phase::Running {
+            self.carry_out(now, out);
+        }
+    }
+
+    #[inline(never)]
+    fn carry_out(&mut self, now: Now, out: &mut impl Outbox) {
         self.revoke_lanes_if_watched(now, out);
         loop {
             if let Some((slot, reason)) = self.peers.doomed.pop() {

@@ -1,7 +1,8 @@
 //! What the router has done since it started.
 
 /// Totals since the start. Plain numbers: one thread owns the router.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
 #[non_exhaustive]
 pub struct Counters {
     /// Connections accepted.

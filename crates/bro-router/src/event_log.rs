@@ -1,5 +1,8 @@
 //! The last events as JSON texts, kept only while somebody watches.
 
+#[path = "state/event_log.rs"]
+mod state;
+
 use crate::event::{CloseReason, Event};
 use crate::outbox::PeerId;
 use bro_proto::limits::{EVENT_LOG_BYTES_MAX, EVENT_LOG_LEN_MAX, WATCH_LEASE_MS};
@@ -38,6 +41,11 @@ impl EventLog {
 
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
+    }
+
+    /// Monotonic milliseconds until which a watcher counts as watching.
+    pub(crate) fn lease_until_ms(&self) -> u64 {
+        self.lease_until_ms
     }
 
     pub(crate) fn bytes(&self) -> usize {

@@ -18,6 +18,16 @@ impl KeyedHash {
         Self { start: rng.next_u64(), low: rng.next_u64(), high: rng.next_u64() }
     }
 
+    /// What makes it this hash and no other.
+    pub(crate) fn keys(&self) -> [u64; 3] {
+        [self.start, self.low, self.high]
+    }
+
+    /// The hash with these [`KeyedHash::keys`].
+    pub(crate) fn from_keys([start, low, high]: [u64; 3]) -> Self {
+        Self { start, low, high }
+    }
+
     /// The hash of `text` in the name space `scope`.
     pub(crate) fn hash(&self, scope: u32, text: &str) -> u64 {
         let bytes = text.as_bytes();

@@ -4,6 +4,9 @@
 //! both are told that it may be used. The router never sees what travels on it. It takes it back when somebody wants to watch single
 //! calls, and when it loses either peer.
 
+#[path = "state/lanes.rs"]
+mod state;
+
 use crate::event::{CloseReason, EventMask};
 use crate::outbox::{LaneOffer, Outbox, Part};
 use crate::peers::NIL;
@@ -53,8 +56,8 @@ pub(crate) struct Lanes {
 /// Peers that one peer called lately, and how often.
 #[derive(Debug, Default)]
 pub(crate) struct BusyPeers {
+    /// The one that was called last comes first.
     entries: [BusyPeer; Self::LEN],
-    last: usize,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -72,11 +75,11 @@ impl BusyPeers {
     /// Counts a call. True when there were `calls_min` within the window.
     #[inline]
     fn count(&mut self, slot: u32, generation: u32, calls_min: u32, now_ms: u64) -> bool {
-        let mut entry = &mut self.entries[self.last];
-        if (entry.slot, entry.generation) != (slot, generation) {
-            self.last = self.place(slot, generation, now_ms);
-            entry = &mut self.entries[self.last];
+        if (self.entries[0].slot, self.entries[0].generation) != (slot, generation) {
+            let at = self.place(slot, generation, now_ms);
+            self.entries.swap(0, at);
         }
+        let entry = &mut self.entries[0];
         if now_ms < entry.since_ms {
             return false;
         }
@@ -89,7 +92,7 @@ impl BusyPeers {
 
     /// Nothing is counted for a while.
     fn rest(&mut self, until_ms: u64) {
-        let entry = &mut self.entries[self.last];
+        let entry = &mut self.entries[0];
         (entry.since_ms, entry.calls) = (until_ms, 0);
     }
 
@@ -102,6 +105,7 @@ impl BusyPeers {
         }
     }
 
+    /// Where a peer is counted from now on.
     fn place(&mut self, slot: u32, generation: u32, now_ms: u64) -> usize {
         let known = |entry: &BusyPeer| (entry.slot, entry.generation) == (slot, generation);
         if let Some(at) = self.entries.iter().position(known) {
@@ -170,12 +174,14 @@ impl Router {
             LanePolicy::Auto => self.config.lane_calls_min.max(1),
             LanePolicy::Always => 1,
         };
-        if self.is_watched() {
+        let generation = self.peers[callee].generation;
+        let peer = &mut self.peers[caller];
+        if !peer.takes_lanes {
             return;
         }
-        let generation = self.peers[callee].generation;
-        let Some(state) = self.peers[caller].v2.as_mut().filter(|state| state.takes_lanes) else { return };
-        if state.busy.count(callee, generation, calls_min, now.mono_ms()) {
+        let Some(state) = &mut peer.v2 else { return };
+        let is_watched = self.reporter.wants(EventMask::CALLS) || self.reporter.wants(EventMask::RESPONSES);
+        if !is_watched && state.busy.count(callee, generation, calls_min, now.mono_ms()) {
             self.offer_lane(caller, callee, now, out);
         }
     }
@@ -186,7 +192,7 @@ impl Router {
         self.peers[caller].v2.as_mut().expect("it was just counted").busy.rest(rest_until_ms);
         let lanes_of = |slot: u32| self.peers[slot].v2.as_ref().map(|state| &state.lanes);
         let (Some(own), Some(theirs)) = (lanes_of(caller), lanes_of(callee)) else { return };
-        let takes_lanes = self.peers[callee].v2.as_ref().is_some_and(|state| state.takes_lanes);
+        let takes_lanes = self.peers[callee].takes_lanes;
         let has_one = own.iter().any(|lane| theirs.contains(lane));
         let is_full =
             self.lanes.len() >= LANES_MAX || own.len() >= LANES_PER_PEER_MAX || theirs.len() >= LANES_PER_PEER_MAX;

@@ -14,6 +14,7 @@
 //! | `closing`, `drain` | how connections and the gateway end |
 //! | `introspect`, `parked`, `event_log`, `report` | calls to `bro.gateway`, and who is told what happens |
 //! | `timers`, `hash`, `config` | what all of these use |
+//! | [`state`] | everything that it knows as plain values: exported, and imported by the gateway that takes over |
 //! | `check` | invariants, for tests |
 //!
 //! It owns no socket, clock, thread or random source: see [`Router`] for the order of its inputs.
@@ -40,6 +41,7 @@ mod reply;
 mod report;
 mod router;
 mod routing;
+pub mod state;
 mod timers;
 mod v2_call;
 mod v2_peer;

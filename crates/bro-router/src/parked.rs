@@ -1,5 +1,8 @@
 //! Introspection calls that wait: for a service to appear, or for an event.
 
+#[path = "state/parked.rs"]
+mod state;
+
 use crate::calls::CallerId;
 use crate::hash::KeyedHash;
 use crate::introspect::Inquiry;

@@ -1,5 +1,8 @@
 //! Connections: what is known of each, and what each has been charged for.
 
+#[path = "state/peers.rs"]
+mod state;
+
 use crate::abandoned::Abandoned;
 use crate::config::RouterConfig;
 use crate::counters::Counters;
@@ -46,10 +49,30 @@ impl CallList {
     pub(crate) const EMPTY: CallList = CallList { head: NIL, len: 0 };
 }
 
+/// Where a caller's last call of version 2 went, if its service has no other instance.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LastRoute {
+    pub(crate) number: u32,
+    /// A peer slot.
+    pub(crate) callee: u32,
+    /// Of the service. Nobody has 0.
+    pub(crate) serial: u64,
+}
+
+impl LastRoute {
+    pub(crate) const NONE: LastRoute = LastRoute { number: 0, callee: NIL, serial: 0 };
+}
+
 /// One connection. Small, since most connections are idle: an idle one owns no memory outside this struct.
+///
+/// Beside thousands of others a connection is not in the caches, and fetching a line takes longer than routing a frame. So what every frame
+/// needs is in the first line, and what a call of version 2 needs besides in the second one.
 #[derive(Debug)]
+#[repr(C, align(64))]
 pub(crate) struct Peer {
     pub(crate) generation: u32,
+    /// Index of its service, `NIL` before REGISTER. For a free slot: the next free slot.
+    pub(crate) service: u32,
     pub(crate) is_live: bool,
     /// It will be closed when the present input has been handled; nothing is sent to it any more.
     pub(crate) is_doomed: bool,
@@ -57,37 +80,52 @@ pub(crate) struct Peer {
     pub(crate) is_mid_frame: bool,
     /// It takes no more calls.
     pub(crate) is_leaving: bool,
+    /// There is a `stall_timer`.
+    pub(crate) is_stall_timed: bool,
+    /// It said in REGISTER that it can use lanes, and speaks version 2.
+    pub(crate) takes_lanes: bool,
     /// Of its REGISTER, or of its last frame before that.
     pub(crate) encoding: Encoding,
-    pub(crate) pool_index: u8,
-    pub(crate) identity: PeerIdentity,
-    /// Index of its service, `NIL` before REGISTER. For a free slot: the next free slot.
-    pub(crate) service: u32,
-    /// Neighbours in the ring of the service's instances.
-    pub(crate) ring_next: u32,
-    pub(crate) ring_prev: u32,
-    /// Calls in flight that it made, and those that it was asked; see [`crate::calls::Side`].
-    pub(crate) calls: [CallList; 2],
-    /// Its parked introspection calls.
-    pub(crate) parked: CallList,
-    pub(crate) connected_at_ms: u64,
     /// Wall clock at its last frame.
     pub(crate) last_frame_at_ms: u64,
+    /// Monotonic milliseconds at its last sign of life.
+    pub(crate) last_frame_ms: u64,
     /// Bytes queued and not yet taken. All of them are in [`Peers::charged`] too.
     pub(crate) queued_bytes: usize,
     /// How many of them are not CALLs: what it asked for itself and does not read. At most `queued_bytes`.
     pub(crate) answer_bytes: usize,
-    /// Ids of calls that ended without its answer; made when there is the first.
-    pub(crate) abandoned: Option<Box<Abandoned>>,
-    /// What the two sides have told each other in version 2, if the connection speaks it.
-    pub(crate) v2: Option<Box<V2Peer>>,
     /// Monotonic milliseconds when the queue became non-empty or was last taken from.
     pub(crate) progress_ms: u64,
+    /// What the two sides have told each other in version 2, if the connection speaks it.
+    pub(crate) v2: Option<Box<V2Peer>>,
+
+    /// Calls in flight that it made, and those that it was asked; see [`crate::calls::Side`].
+    pub(crate) calls: [CallList; 2],
+    /// Its parked introspection calls.
+    pub(crate) parked: CallList,
+    /// Of the registration of its service; 0 before REGISTER.
+    pub(crate) serial: u64,
+    pub(crate) last_route: LastRoute,
+    /// The name that was needed last of those that it was told: serial of the caller's service, and its number. Serial 0 is nobody's.
+    pub(crate) last_name_serial: u64,
+    pub(crate) last_name: u32,
+    /// Neighbours in the ring of the service's instances.
+    pub(crate) ring_next: u32,
+
+    pub(crate) ring_prev: u32,
+    pub(crate) pool_index: u8,
+    pub(crate) identity: PeerIdentity,
+    pub(crate) connected_at_ms: u64,
+    /// Ids of calls that ended without its answer; made when there is the first.
+    pub(crate) abandoned: Option<Box<Abandoned>>,
     pub(crate) register_timer: Option<TimerId>,
     pub(crate) partial_timer: Option<TimerId>,
     /// May outlive the queue: it looks again when it fires, so that busy peers start no timer per frame.
     pub(crate) stall_timer: Option<TimerId>,
 }
+
+const _: () = assert!(std::mem::offset_of!(Peer, v2) < 64 && std::mem::offset_of!(Peer, calls) == 64);
+const _: () = assert!(std::mem::offset_of!(Peer, ring_next) < 128 && size_of::<Peer>() <= 256);
 
 /// Where outbound bytes start to have consequences.
 #[derive(Clone, Copy, Debug)]
@@ -149,6 +187,15 @@ impl Peers {
         self.slots.len()
     }
 
+    /// The callee of the route that `caller` used last, if it is that one and leads where it led.
+    #[inline]
+    pub(crate) fn last_callee(&self, caller: u32, route: u32) -> Option<u32> {
+        let last = self.slots[caller as usize].last_route;
+        let callee = self.slots.get(last.callee as usize)?;
+        // Serials are given once and taken away with the registration: this is the one that was found, and it is alone.
+        (last.number == route && callee.serial == last.serial && callee.ring_next == last.callee).then_some(last.callee)
+    }
+
     pub(crate) fn is_live(&self, slot: u32) -> bool {
         self.slots.get(slot as usize).is_some_and(|peer| peer.is_live)
     }
@@ -156,26 +203,33 @@ impl Peers {
     pub(crate) fn insert(&mut self, identity: PeerIdentity, now: Now) -> u32 {
         let fresh = |generation| Peer {
             generation,
+            service: NIL,
             is_live: true,
             is_doomed: false,
             is_paused: false,
             is_mid_frame: false,
             is_leaving: false,
+            is_stall_timed: false,
+            takes_lanes: false,
             encoding: Encoding::Json,
-            pool_index: UNPOOLED,
-            identity,
-            service: NIL,
-            ring_next: NIL,
-            ring_prev: NIL,
-            calls: [CallList::EMPTY; 2],
-            parked: CallList::EMPTY,
-            connected_at_ms: now.wall_ms,
             last_frame_at_ms: now.wall_ms,
+            last_frame_ms: now.mono_ms(),
             queued_bytes: 0,
             answer_bytes: 0,
-            abandoned: None,
-            v2: None,
             progress_ms: 0,
+            v2: None,
+            calls: [CallList::EMPTY; 2],
+            parked: CallList::EMPTY,
+            serial: 0,
+            last_route: LastRoute::NONE,
+            last_name_serial: 0,
+            last_name: 0,
+            ring_next: NIL,
+            ring_prev: NIL,
+            pool_index: UNPOOLED,
+            identity,
+            connected_at_ms: now.wall_ms,
+            abandoned: None,
             register_timer: None,
             partial_timer: None,
             stall_timer: None,
@@ -200,6 +254,7 @@ impl Peers {
         for timer in [peer.register_timer.take(), peer.partial_timer.take(), peer.stall_timer.take()] {
             timer.map(|timer| timers.remove(timer));
         }
+        peer.is_stall_timed = false;
         self.charged -= peer.queued_bytes;
         peer.queued_bytes = 0;
         peer.answer_bytes = 0;
@@ -284,9 +339,10 @@ impl Peers {
         self.charged += bytes;
         counters.frames_out += 1;
         counters.bytes_out += bytes as u64;
-        if peer.stall_timer.is_none() {
+        if !peer.is_stall_timed {
             let deadline = now.mono_ms().saturating_add(self.limits.stall_timeout_ms);
             peer.stall_timer = Some(timers.insert(deadline, Timer::WriteStall(slot)));
+            peer.is_stall_timed = true;
         }
         out.send(PeerId { slot, generation: peer.generation }, parts);
         Some(bytes)
@@ -313,7 +369,7 @@ impl Peers {
     /// Looks at a peer whose stall timer fired: true when it has taken nothing for too long.
     pub(crate) fn is_stalled(&mut self, slot: u32, now: Now, timers: &mut Timers) -> bool {
         let peer = &mut self.slots[slot as usize];
-        peer.stall_timer = None;
+        (peer.stall_timer, peer.is_stall_timed) = (None, false);
         if peer.queued_bytes == 0 {
             return false;
         }
@@ -322,6 +378,7 @@ impl Peers {
             return true;
         }
         peer.stall_timer = Some(timers.insert(deadline, Timer::WriteStall(slot)));
+        peer.is_stall_timed = true;
         false
     }
 }

@@ -7,7 +7,6 @@ use crate::registry::{Description, NewService};
 use crate::reply::payload;
 use crate::router::Router;
 use crate::timers::Timer;
-use crate::v2_peer::V2Peer;
 use bro_proto::limits::{
     GATEWAY_SERVICE, HEARTBEATS_MISSED_MAX, METADATA_BYTES_MAX, POOL_SIZE_MAX, REGISTER_BYTES_MAX, REGISTRY_BYTES_MAX,
     RESERVED_PREFIX, SERVICE_NAME_BYTES_MAX,
@@ -90,7 +89,6 @@ impl Router {
                     .map_err(|why| ErrorBody::new(ErrorCode::DuplicateService, format!("service {name:?} {why}")))
                     .map_err(|error| (error, CloseReason::Refused))?;
                 self.registry.join(&mut self.peers, service, slot, registration.pool_index);
-                self.registry[service].last_frame_ms = now.mono_ms();
                 let is_changed = self.registry.describe(service, registration.description);
                 self.agree(slot, offers_v2, takes_lanes);
                 self.acknowledge(slot, now, out);
@@ -108,7 +106,6 @@ impl Router {
                     instance: slot,
                     pool_index: registration.pool_index,
                     connected_at_ms: now.wall_ms,
-                    last_frame_ms: now.mono_ms(),
                     liveness_timer: self.timers.insert(deadline, Timer::Liveness(self.registry.next_index())),
                 };
                 let service = self.registry.insert(&mut self.peers, &self.hasher, new);
@@ -145,7 +142,8 @@ impl Router {
 
     /// From its acknowledgement on the connection speaks version 2, if both sides do.
     fn agree(&mut self, slot: u32, offers_v2: bool, takes_lanes: bool) {
-        self.peers[slot].v2 = offers_v2.then(|| Box::new(V2Peer::new(takes_lanes)));
+        self.peers[slot].v2 = offers_v2.then(Box::default);
+        self.peers[slot].takes_lanes = offers_v2 && takes_lanes;
     }
 
     fn acknowledge(&mut self, slot: u32, now: Now, out: &mut impl Outbox) {

@@ -1,5 +1,8 @@
 //! Services by name, each with the ring of its instances.
 
+#[path = "state/registry.rs"]
+mod state;
+
 use crate::hash::KeyedHash;
 use crate::peers::{NIL, Peers, UNPOOLED};
 use bro_proto::timer::TimerId;
@@ -43,8 +46,8 @@ pub(crate) struct Service {
     /// One bit per pool index in use.
     pub(crate) pool_taken: u64,
     pub(crate) connected_at_ms: u64,
-    /// Monotonic milliseconds of the last sign of life on any instance.
-    pub(crate) last_frame_ms: u64,
+    /// Monotonic milliseconds of the last sign of life on any instance that has left.
+    last_frame_ms: u64,
     pub(crate) liveness_timer: TimerId,
 }
 
@@ -92,6 +95,7 @@ impl Registry {
     }
 
     /// Whether the service at this index is still the one with that serial.
+    #[inline]
     pub(crate) fn is_same(&self, index: u32, serial: u64) -> bool {
         self.services.get(index as usize).is_some_and(|service| service.serial == serial)
     }
@@ -114,7 +118,7 @@ impl Registry {
             pool_size: new.pool_size,
             pool_taken: 0,
             connected_at_ms: new.connected_at_ms,
-            last_frame_ms: new.last_frame_ms,
+            last_frame_ms: 0,
             liveness_timer: new.liveness_timer,
         });
         let services = &self.services;
@@ -158,6 +162,7 @@ impl Registry {
             service.pool_taken |= 1 << pool_index;
         }
         peers[slot].service = index;
+        peers[slot].serial = service.serial;
         peers[slot].pool_index = pool_index;
     }
 
@@ -172,7 +177,9 @@ impl Registry {
         if peer.pool_index != UNPOOLED {
             service.pool_taken &= !(1 << peer.pool_index);
         }
+        service.last_frame_ms = service.last_frame_ms.max(peer.last_frame_ms);
         peer.service = NIL;
+        peer.serial = 0;
         peer.ring_next = NIL;
         peer.ring_prev = NIL;
         service.instances_len -= 1;
@@ -198,6 +205,18 @@ impl Registry {
             slot = peers[present].ring_next;
             present
         })
+    }
+
+    /// Monotonic milliseconds of the last sign of life. It is looked for when somebody asks, which is seldom; frames only mark their peer.
+    pub(crate) fn last_frame_ms(&self, peers: &Peers, index: u32) -> u64 {
+        let of_instances = self.ring(peers, index).map(|slot| peers[slot].last_frame_ms);
+        of_instances.fold(self.services[index as usize].last_frame_ms, u64::max)
+    }
+
+    /// The instance, if there is no other one.
+    pub(crate) fn only_instance(&self, index: u32) -> Option<u32> {
+        let service = &self.services[index as usize];
+        (service.instances_len == 1).then_some(service.cursor)
     }
 
     /// Makes `slot` the instance that was asked last.
@@ -228,7 +247,6 @@ pub(crate) struct NewService {
     pub(crate) instance: u32,
     pub(crate) pool_index: u8,
     pub(crate) connected_at_ms: u64,
-    pub(crate) last_frame_ms: u64,
     pub(crate) liveness_timer: TimerId,
 }
 

@@ -279,10 +279,7 @@ impl Router {
     fn touch(&mut self, slot: u32, now: Now) {
         let peer = &mut self.peers[slot];
         peer.last_frame_at_ms = now.wall_ms;
-        let service = peer.service;
-        if service != NIL {
-            self.registry[service].last_frame_ms = now.mono_ms();
-        }
+        peer.last_frame_ms = now.mono_ms();
     }
 
     fn time_partial(&mut self, slot: u32, now: Now) {
@@ -295,8 +292,10 @@ impl Router {
 
     fn end_partial(&mut self, slot: u32) {
         let peer = &mut self.peers[slot];
-        peer.is_mid_frame = false;
-        if let Some(timer) = peer.partial_timer.take() {
+        // Only then there is a timer.
+        if std::mem::take(&mut peer.is_mid_frame)
+            && let Some(timer) = peer.partial_timer.take()
+        {
             self.timers.remove(timer);
         }
     }
@@ -348,8 +347,7 @@ impl Router {
     fn check_liveness(&mut self, index: u32, now: Now, out: &mut impl Outbox) {
         let interval_ms = self.config.heartbeat_interval_ms;
         let patience_ms = interval_ms.saturating_mul(HEARTBEATS_MISSED_MAX);
-        let service = &self.registry[index];
-        let mut deadline = service.last_frame_ms.saturating_add(patience_ms);
+        let mut deadline = self.registry.last_frame_ms(&self.peers, index).saturating_add(patience_ms);
         if deadline <= now.mono_ms() {
             // A connection that is not read cannot be heard; how long that may last is the stall timer's business.
             if !self.registry.ring(&self.peers, index).any(|slot| self.peers[slot].is_paused) {

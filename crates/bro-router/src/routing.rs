@@ -56,7 +56,7 @@ impl Router {
         }
         let refused = match self.admit(caller, header, now) {
             Ok(request) => match self.registry.find(&self.hasher, request.to) {
-                Some(service) => match self.choose_instance(caller, service) {
+                Some(service) => match self.choose_instance(caller, service, None) {
                     Ok(callee) => self.forward_call(caller, callee, &request, frame, header, now, out),
                     Err(error) => Err(error),
                 },
@@ -149,9 +149,9 @@ impl Router {
         Ok(remaining_ms.min(CALL_TIMEOUT_MAX_MS))
     }
 
-    /// The instance whose turn it is, skipping those that have too much unread.
+    /// The instance whose turn it is, skipping those that have too much unread. `only` is the only one, if the caller knows it.
     #[inline]
-    pub(crate) fn choose_instance(&mut self, caller: u32, service: u32) -> Result<u32, ErrorBody> {
+    pub(crate) fn choose_instance(&mut self, caller: u32, service: u32, only: Option<u32>) -> Result<u32, ErrorBody> {
         let limit = self.config.in_flight_max;
         if self.calls.len() >= limit {
             let message = format!("{limit} calls are in flight in this gateway already: call again later");
@@ -167,6 +167,9 @@ impl Router {
             let peer = &self.peers[slot];
             peer.queued_bytes <= limit && !peer.is_doomed && !peer.is_leaving
         };
+        if let Some(callee) = only.filter(is_open) {
+            return Ok(callee);
+        }
         let Some(callee) = self.registry.ring(&self.peers, service).find(is_open) else {
             return Err(self.no_instance(service));
         };

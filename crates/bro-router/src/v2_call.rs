@@ -8,7 +8,8 @@ use crate::peers::NIL;
 use crate::reply::{Answer, check_carried, check_frame_bytes, check_frame_size};
 use crate::router::Router;
 use crate::timers::Timer;
-use bro_proto::limits::{CALL_TIMEOUT_MAX_MS, GATEWAY_SERVICE, SECTIONS_BYTES_MAX};
+use crate::v2_peer::Target;
+use bro_proto::limits::{CALL_TIMEOUT_MAX_MS, SECTIONS_BYTES_MAX};
 use bro_proto::v1::encode::{CallFields, ContextSource, Outcome, encode_call};
 use bro_proto::v1::{Encoding, Payload};
 use bro_proto::v2::encode::{self, CallHead};
@@ -17,12 +18,6 @@ use bro_proto::{CallContext, ErrorBody, ErrorCode, Now};
 
 /// No context and no value in either encoding.
 pub(crate) const NOTHING: Payload<'static> = Payload { encoding: Encoding::Json, bytes: &[] };
-
-/// Where a call goes.
-enum Target {
-    Instance(u32),
-    Gateway,
-}
 
 /// A call that may be passed on.
 struct Admitted {
@@ -55,10 +50,10 @@ pub(crate) struct Completion {
 }
 
 /// What ends the connection of a peer that does not keep to the protocol.
-type Violation = &'static str;
+pub(crate) type Violation = &'static str;
 
 /// Why a call is not passed on.
-enum Refusal {
+pub(crate) enum Refusal {
     /// It is told.
     Told(ErrorBody),
     /// It is closed.
@@ -93,7 +88,7 @@ impl Router {
                 self.ask_gateway(caller, call, now, out);
                 return None;
             }
-            Ok(Target::Instance(service)) => match self.admit_v2(caller, service, call, now) {
+            Ok(Target::Service { index, only }) => match self.admit_v2(caller, index, only, call, now) {
                 Ok(admitted) if self.peers[admitted.callee].v2.is_some() => {
                     self.forward_v2(caller, admitted, call, frame_bytes, now, out)
                 }
@@ -133,7 +128,7 @@ impl Router {
     pub(crate) fn route_notify(&mut self, caller: u32, frame: &mut [u8], now: Now, out: &mut impl Outbox) {
         let Ok(v2::Frame::Notify(call)) = v2::parse(frame) else { unreachable!("the caller read it") };
         let admitted = match self.find_target(caller, &call) {
-            Ok(Target::Instance(service)) => self.admit_v2(caller, service, &call, now),
+            Ok(Target::Service { index, only }) => self.admit_v2(caller, index, only, &call, now),
             Ok(Target::Gateway) => {
                 let message = "the gateway's own methods answer: call them";
                 Err(ErrorBody::new(ErrorCode::InvalidMessage, message).into())
@@ -154,30 +149,16 @@ impl Router {
         self.refuse_malformed(slot, ErrorCode::InvalidMessage, message, now, out);
     }
 
-    #[inline]
-    fn find_target(&mut self, caller: u32, call: &v2::Call<'_>) -> Result<Target, Refusal> {
-        let Router { peers, registry, hasher, .. } = self;
-        let Some(state) = &mut peers[caller].v2 else { return Err(Refusal::Closed("not of version 2")) };
-        let Some(route) = state.route(call.peer) else { return Err(Refusal::Closed("a route that was not bound")) };
-        if let Some(index) = route.known(registry) {
-            return Ok(Target::Instance(index));
-        }
-        match registry.find(hasher, &route.name) {
-            Some(index) => {
-                state.found(call.peer, index, registry[index].serial);
-                Ok(Target::Instance(index))
-            }
-            None if *route.name == *GATEWAY_SERVICE => Ok(Target::Gateway),
-            None => {
-                let name = route.name.clone();
-                Err(self.unknown_service(&name).into())
-            }
-        }
-    }
-
     /// Checks what a call may do, and chooses its callee.
     #[inline]
-    fn admit_v2(&mut self, caller: u32, service: u32, call: &v2::Call<'_>, now: Now) -> Result<Admitted, Refusal> {
+    fn admit_v2(
+        &mut self,
+        caller: u32,
+        service: u32,
+        only: Option<u32>,
+        call: &v2::Call<'_>,
+        now: Now,
+    ) -> Result<Admitted, Refusal> {
         if self.is_draining() {
             let message = "the gateway is shutting down and takes no new calls: call again after reconnecting";
             return Err(ErrorBody::new(ErrorCode::ShuttingDown, message).into());
@@ -212,7 +193,7 @@ impl Router {
             );
             return Err(ErrorBody::new(ErrorCode::MaxDepthExceeded, message).into());
         }
-        let callee = self.choose_instance(caller, service)?;
+        let callee = self.choose_instance(caller, service, only)?;
         Ok(Admitted { callee, timeout_ms, parent, context })
     }
 
@@ -262,23 +243,6 @@ impl Router {
         }
         let message = format!("the contexts of the calls in flight have {SECTIONS_BYTES_MAX} bytes: call again later");
         Err(ErrorBody::new(ErrorCode::ResourceExhausted, message))
-    }
-
-    /// The number of the caller's name for the callee, which is told first where it is new.
-    #[inline]
-    pub(crate) fn introduce(&mut self, callee: u32, caller: u32, now: Now, out: &mut impl Outbox) -> u32 {
-        let service = self.peers[caller].service;
-        let serial = self.registry[service].serial;
-        let state = self.peers[callee].v2.as_mut().expect("the callee speaks version 2");
-        let introduction = state.introduce(serial);
-        if introduction.is_new {
-            let mut frame = std::mem::take(&mut self.scratch);
-            encode::name(&mut frame, introduction.number, &self.registry[service].name, introduction.forgets);
-            let parts = [Part::Scratch(&frame)];
-            self.peers.send_unpaused(callee, &parts, now, &mut self.timers, &mut self.counters, out);
-            self.keep_scratch(frame);
-        }
-        introduction.number
     }
 
     /// To a callee of version 2: the bytes that came in, completed where they lie.

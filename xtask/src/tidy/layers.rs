@@ -25,8 +25,19 @@ const TEST_ONLY: &str = "bro-testing";
 pub(crate) const LOGIC: &[&str] = &["bro-proto", "bro-router", "bro-session"];
 
 /// Dependencies that own no socket, clock, thread, file or random source.
-const PURE: &[&str] =
-    &["bytes", "hashbrown", "memchr", "rmp", "rmp-serde", "serde", "serde_json", "simdutf8", "slab", "thiserror"];
+const PURE: &[&str] = &[
+    "bytes",
+    "hashbrown",
+    "memchr",
+    "rmp",
+    "rmp-serde",
+    "serde",
+    "serde_bytes",
+    "serde_json",
+    "simdutf8",
+    "slab",
+    "thiserror",
+];
 
 /// One workspace member: its folder and the text of its Cargo.toml.
 #[derive(Clone, Copy, Debug)]
