@@ -51,7 +51,7 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Kill callees, callers and the gateway at random moments under load: `cargo xtask soak --rounds 1000 --seed 1`.
+    /// Do chaos to callees, callers and the gateway at random moments under load: `cargo xtask soak --minutes 10 --seed 1`.
     Soak {
         /// Passed on to `bro-soak`.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

@@ -8,6 +8,7 @@ mod connection;
 mod demo;
 mod exit;
 mod output;
+mod systemd;
 
 use clap::Parser;
 use cli::{Cli, Command};

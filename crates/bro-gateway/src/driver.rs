@@ -7,12 +7,14 @@
 use crate::clock::{Alarm, Clock};
 use crate::conns::{Conns, peer_of};
 use crate::credentials::peer_identity;
+use crate::embedding::{Pulse, Vitals};
 use crate::event::GatewayEvent;
 use crate::gateway::{Command, Shared, Status};
 use crate::inbox::{Arrived, Buffers, DIRECT_READ_BYTES_MIN, Place, read_budget};
 use crate::journal::Journal;
 use crate::lanes::hand_out;
 use crate::linger::{Lingering, cut_off};
+use crate::pace::Pace;
 use crate::socket_file::SocketFile;
 use bro_proto::frame::CutPlace;
 use bro_proto::v1::Encoding;
@@ -47,7 +49,8 @@ const OWN_LINGER: u32 = 3;
 /// The socket that new connections come from.
 pub(crate) struct Listener {
     /// Dropped before the socket is closed, as it has to be.
-    pub(crate) file: SocketFile,
+    /// `None` where the file is somebody else's.
+    pub(crate) file: Option<SocketFile>,
     pub(crate) socket: OwnedFd,
 }
 
@@ -63,6 +66,8 @@ pub(crate) struct Driver {
     listener: Option<Listener>,
     /// Until when no connection is accepted, after the system refused one.
     accept_again_us: Option<u64>,
+    /// Set after this thread did not run for a moment: what the event loop had found before may be old by now, so it is asked once more.
+    looks_again: bool,
     /// Set after this thread did not run for long: until when only what has arrived counts, and no timer.
     catch_up_until_us: Option<u64>,
     /// Refused since the backlog was last empty: reported once.
@@ -73,6 +78,9 @@ pub(crate) struct Driver {
     clock: Clock,
     alarm: Alarm,
     now: Now,
+    pace: Pace,
+    /// Who is told that this thread goes round, and when the next time.
+    pulse: Option<(Pulse, u64)>,
     /// Connections that can be read from in this wakeup.
     readable: Vec<PeerId>,
     is_woken: bool,
@@ -118,6 +126,7 @@ impl Driver {
             lingering: Lingering::new(),
             listener: Some(listener),
             accept_again_us: None,
+            looks_again: false,
             catch_up_until_us: None,
             is_accept_refused: false,
             commands,
@@ -126,11 +135,18 @@ impl Driver {
             clock,
             alarm,
             now,
+            pace: Pace::new(),
+            pulse: None,
             readable: Vec::new(),
             is_woken: false,
             is_accepting: false,
             ends_at_us: None,
         })
+    }
+
+    /// From now on `pulse` hears that this thread goes round.
+    pub(crate) fn set_pulse(&mut self, pulse: Pulse) {
+        self.pulse = Some((pulse, self.now.mono_us));
     }
 
     /// Serves until told to stop. An error is the operating system's.
@@ -143,6 +159,7 @@ impl Driver {
         loop {
             self.wait(&mut events)?;
             let commands = self.take_commands();
+            let readable_len = self.readable.len();
             self.read_ready();
             self.carry_out(commands);
             self.handle_timers();
@@ -155,7 +172,9 @@ impl Driver {
             if self.router.is_drained() && self.ends_at_us.is_none() {
                 self.begin_stop();
             }
+            self.beat();
             self.conns.journal.deliver();
+            self.end_wakeup(readable_len);
             if let Some(at) = self.ends_at_us
                 && (self.lingering.is_empty() || at <= self.now.mono_us)
             {
@@ -180,20 +199,26 @@ impl Driver {
 
     fn wait(&mut self, events: &mut Vec<epoll::Event>) -> io::Result<()> {
         let wake_by_us = self.wake_by_us();
-        let at_once = self.conns.has_work().then(Timespec::default);
+        let at_once = (self.conns.has_work() || self.looks_again).then(Timespec::default);
         if let (None, Some(at_us)) = (at_once, wake_by_us) {
             self.alarm.set(at_us, &self.clock)?;
         }
         events.clear();
-        match epoll::wait(self.conns.epoll(), spare_capacity(events), at_once.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => return Err(error),
+        // A process that was stopped and goes on is interrupted: what is overdue by now must not be done before the sockets were looked at.
+        while let Err(error) = epoll::wait(self.conns.epoll(), spare_capacity(events), at_once.as_ref()) {
+            if error != Errno::INTR {
+                return Err(error);
+            }
         }
         self.now = self.clock.now();
-        // Once at a time: however slow everything is, every other wakeup handles the timers.
-        if self.catch_up_until_us.is_none()
-            && wake_by_us.is_some_and(|at_us| self.now.mono_us.saturating_sub(at_us) >= limits::OVERSLEPT_MS * 1000)
-        {
+        self.pace.begin(self.now.mono_us, wake_by_us, self.router.counters());
+        if let Some(view) = self.pace.fresh_view(self.now.mono_us) {
+            self.router.set_loop_view(view);
+        }
+        let late_ms = wake_by_us.map_or(0, |at_us| self.now.mono_us.saturating_sub(at_us)) / 1000;
+        // Once at a time, both: however slow everything is, every other wakeup handles the timers.
+        self.looks_again = late_ms >= limits::LOOK_AGAIN_MS && !self.looks_again;
+        if late_ms >= limits::OVERSLEPT_MS && self.catch_up_until_us.is_none() {
             self.catch_up_until_us = Some(self.now.mono_us + limits::CATCH_UP_MS * 1000);
         }
         self.conns.journal.set_now(self.now.mono_us);
@@ -238,19 +263,43 @@ impl Driver {
         }
         let router_us = self.router.wakeup_ms().map(|at| at.saturating_mul(1000));
         let router_us = router_us.map(|at_us| at_us.max(self.catch_up_until_us.unwrap_or(0)));
-        let next_us = [router_us, self.accept_again_us, self.lingering.wakeup_us(), self.ends_at_us];
+        let beat_us = self.pulse.as_ref().map(|(_, next_us)| *next_us);
+        let next_us = [router_us, self.accept_again_us, self.lingering.wakeup_us(), self.ends_at_us, beat_us];
         next_us.into_iter().flatten().min().map(|at_us| at_us.max(self.now.mono_us))
     }
 
     /// Does what is due, unless this thread did not run for a while: then what peers wrote meanwhile, which may wait in more
     /// sockets than one wakeup reads, counts before anybody is called silent or slow.
     fn handle_timers(&mut self) {
-        if self.catch_up_until_us.is_some_and(|until_us| self.now.mono_us < until_us) {
+        if self.looks_again || self.catch_up_until_us.is_some_and(|until_us| self.now.mono_us < until_us) {
             return;
         }
         self.catch_up_until_us = None;
         if self.router.wakeup_ms().is_some_and(|at| at <= self.now.mono_ms()) {
             self.router.handle_time(self.now, &mut self.conns);
+        }
+    }
+
+    fn beat(&mut self) {
+        let Some((pulse, next_us)) = &mut self.pulse else { return };
+        if self.now.mono_us < *next_us {
+            return;
+        }
+        *next_us = self.now.mono_us.saturating_add(u64::try_from(pulse.every.as_micros()).unwrap_or(u64::MAX).max(1));
+        (pulse.beat)(Vitals {
+            services: self.router.services_len(),
+            peers: self.router.peers_len(),
+            in_flight: self.router.in_flight_len(),
+            is_draining: self.router.is_draining(),
+        });
+    }
+
+    fn end_wakeup(&mut self, readable_len: usize) {
+        let ended = Now { mono_us: self.clock.mono_us(), wall_ms: self.now.wall_ms };
+        if let Some(warning) = self.pace.end(ended, readable_len, self.router.counters()) {
+            self.router.handle_warning(&warning, self.now, &mut self.conns);
+            self.flush();
+            self.conns.journal.deliver();
         }
     }
 
@@ -500,6 +549,7 @@ impl Driver {
             in_flight: self.router.in_flight_len(),
             lanes: self.router.lanes_len(),
             queued_bytes: self.router.charged_bytes(),
+            event_loop: self.pace.view(),
             counters: *self.router.counters(),
         }
     }
@@ -515,7 +565,7 @@ impl Driver {
 
     fn remove_listener(&mut self) {
         let Some(Listener { file, socket }) = self.listener.take() else { return };
-        if let Err(error) = file.remove() {
+        if let Some(Err(error)) = file.map(SocketFile::remove) {
             let message = format!("cannot remove {}: {error}", self.shared.socket_path.display());
             self.conns.journal.record_own(GatewayEvent::SocketError { message });
         }

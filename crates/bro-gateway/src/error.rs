@@ -44,6 +44,12 @@ pub enum StartError {
         /// What it is.
         kind: &'static str,
     },
+    /// The socket that was passed to the gateway cannot be listened on.
+    #[error("the socket passed to the gateway must be a listening Unix stream socket with a path, and it is {found}")]
+    UnfitListener {
+        /// What it is.
+        found: &'static str,
+    },
     /// A part of the path that should be a directory is something else.
     #[error("{} is not a directory", path.display())]
     NotADirectory {

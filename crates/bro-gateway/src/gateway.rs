@@ -1,13 +1,15 @@
 //! The handle of a running gateway.
 
+use crate::adopted::adopt;
 use crate::config::GatewayConfig;
 use crate::driver::{Driver, Listener};
+use crate::embedding::Embedding;
 use crate::error::{StartError, StopReason, Stopped};
 use crate::event::GatewayEvent;
-use crate::journal::{EventSink, Journal};
+use crate::journal::Journal;
 use crate::socket_file::SocketFile;
 use bro_proto::limits;
-use bro_router::{Counters, EventMask, Router, ServiceView};
+use bro_router::{Counters, EventMask, LoopView, Router, ServiceView};
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::fd::OwnedFd;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -52,6 +54,8 @@ pub struct Status {
     pub lanes: usize,
     /// Bytes that peers have not taken yet.
     pub queued_bytes: usize,
+    /// How fast its thread comes round.
+    pub event_loop: LoopView,
     /// Totals since the start.
     pub counters: Counters,
 }
@@ -61,7 +65,7 @@ impl Gateway {
     ///
     /// Raises this process's soft limit of open files to its hard limit: every connection needs a descriptor.
     pub fn start(config: GatewayConfig) -> Result<Gateway, StartError> {
-        Self::launch(config, EventMask::NONE, None)
+        Self::start_embedded(config, Embedding::default())
     }
 
     /// Like [`Gateway::start`], with somebody who listens. `sink` is called on the gateway's thread, at most once a wakeup, with
@@ -71,16 +75,28 @@ impl Gateway {
         mask: EventMask,
         sink: Box<dyn FnMut(Vec<GatewayEvent>) + Send>,
     ) -> Result<Gateway, StartError> {
-        Self::launch(config, mask, Some(sink))
+        Self::start_embedded(config, Embedding { events: Some((mask, sink)), ..Embedding::default() })
     }
 
-    fn launch(config: GatewayConfig, mask: EventMask, sink: Option<EventSink>) -> Result<Gateway, StartError> {
+    /// Like [`Gateway::start`], with what the program around it brings along: a socket that listens already, somebody who hears events
+    /// or wants to be sure that the gateway's thread goes round.
+    pub fn start_embedded(mut config: GatewayConfig, embedding: Embedding) -> Result<Gateway, StartError> {
+        let Embedding { listener, events, pulse } = embedding;
         config.router.check()?;
         raise_open_files_limit();
         let resource = |what| move |error: rustix::io::Errno| StartError::Resources { what, source: error.into() };
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(resource("a wakeup"))?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(resource("an event loop"))?;
-        let (file, socket) = SocketFile::claim(&config.socket_path, config.mode)?;
+        let listener = match listener {
+            Some(socket) => {
+                config.socket_path = adopt(&socket)?;
+                Listener { file: None, socket }
+            }
+            None => {
+                let (file, socket) = SocketFile::claim(&config.socket_path, config.mode)?;
+                Listener { file: Some(file), socket }
+            }
+        };
         let (commands, receiver) = sync_channel(limits::COMMANDS_MAX);
         let shared = Arc::new(Shared {
             socket_path: config.socket_path,
@@ -89,14 +105,17 @@ impl Gateway {
             ended: Mutex::new(None),
             has_ended: Condvar::new(),
         });
+        let (mask, sink) = events.map_or((EventMask::NONE, None), |(mask, sink)| (mask, Some(sink)));
         let journal = Journal::new(sink, mask, config.debug);
         // A seed that nobody else can guess: std's hasher has a random key for each process and map.
         let seed = RandomState::new().hash_one(std::process::id());
         let new_router = |now| Router::new(config.router, seed, now);
-        let listener = Listener { file, socket };
-        let driver =
+        let mut driver =
             Driver::new(epoll, listener, receiver, shared.clone(), journal, new_router, config.drain_timeout_ms)
                 .map_err(resource("an event loop"))?;
+        if let Some(pulse) = pulse {
+            driver.set_pulse(pulse);
+        }
         let on_thread = shared.clone();
         let thread = thread::Builder::new()
             .name("bro-gateway".to_owned())

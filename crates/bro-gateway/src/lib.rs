@@ -14,7 +14,9 @@
 //! | `gateway` | [`Gateway`], the handle: start, look, drain, stop |
 //! | `config`, `error`, `event` | options, what can go wrong, what is reported |
 //! | `socket_file` | whose the file in the file system is: live, stale, ours |
+//! | `adopted`, `embedding` | a socket that somebody else has made, and what else the program around brings along |
 //! | `driver` | the thread: wait, read, route, write |
+//! | `pace` | how fast the thread comes round |
 //! | `conns`, `outgoing`, `inbox` | connections, bytes going out, bytes coming in |
 //! | `lanes` | making lanes, and handing them to two peers |
 //! | `linger` | closing without losing the last bytes |
@@ -23,11 +25,13 @@
 //! What is decided about calls is decided in the router; here are only sockets, time and files. Logs go to `tracing`:
 //! warnings for what an operator should know, `info` for the life of the gateway, `debug` for every routed call.
 
+mod adopted;
 mod clock;
 mod config;
 mod conns;
 mod credentials;
 mod driver;
+mod embedding;
 mod error;
 mod event;
 mod gateway;
@@ -36,12 +40,15 @@ mod journal;
 mod lanes;
 mod linger;
 mod outgoing;
+mod pace;
 mod socket_file;
 
 pub use bro_router::{
-    CloseReason, ConfigError, Counters, EventMask, InstanceView, LanePolicy, PeerId, RouterConfig, ServiceView,
+    CloseReason, ConfigError, Counters, EventMask, InstanceView, LanePolicy, LoopView, PeerId, RouterConfig,
+    ServiceView, WakeupView,
 };
 pub use config::{DEFAULT_SOCKET_PATH, GatewayConfig};
+pub use embedding::{Embedding, Pulse, Vitals};
 pub use error::{StartError, StopReason, Stopped};
 pub use event::GatewayEvent;
 pub use gateway::{Gateway, Status};

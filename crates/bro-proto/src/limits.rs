@@ -148,10 +148,22 @@ pub const SOCKET_PATH_BYTES_MAX: usize = 107;
 pub const LISTEN_BACKLOG: i32 = 4096;
 /// How long a gateway does not accept after it ran out of file descriptors or memory for it, in milliseconds.
 pub const ACCEPT_BACKOFF_MS: u64 = 250;
+/// A gateway that wakes up so much too late looks at its sockets once more before it does what is overdue, in milliseconds.
+pub const LOOK_AGAIN_MS: u64 = 20;
 /// A gateway that wakes up so much too late was not running: nobody could be heard meanwhile, in milliseconds.
 pub const OVERSLEPT_MS: u64 = 1_000;
 /// How long such a gateway reads what has arrived before it does what is overdue, in milliseconds.
 pub const CATCH_UP_MS: u64 = 1_000;
+/// A warning is logged when something that was ready waited longer than this for the gateway's thread, in milliseconds.
+pub const LOOP_LAG_WARN_MS: u64 = 250;
+/// Such warnings are at least so far apart, in milliseconds; those left out are counted.
+pub const LOOP_LAG_WARN_INTERVAL_MS: u64 = 10_000;
+/// The lag that a gateway reports is that of the present window and of the one before, in milliseconds.
+pub const LOOP_LAG_WINDOW_MS: u64 = 60_000;
+/// How old the lag that a gateway reports may be, in milliseconds.
+pub const LOOP_LAG_AGE_MAX_MS: u64 = 100;
+/// Longer lags count as this one, in microseconds (an hour).
+pub const LOOP_LAG_MAX_US: u64 = 3_600_000_000;
 /// How long a connection that the gateway has closed is kept, for its peer to take what was sent to it, in milliseconds.
 pub const LINGER_MS: u64 = 2_000;
 /// Bytes that are read and thrown away from such a connection. A peer that writes one frame of twice the accepted size
@@ -208,6 +220,7 @@ pub const GATEWAY_SERVICE: &str = "bro.gateway";
 pub const PING_METHOD: &str = "bro.ping";
 
 const _: () = {
+    assert!(LOOK_AGAIN_MS < OVERSLEPT_MS);
     assert!(FRAME_BYTES_MAX <= u32::MAX as usize, "the prefix has 32 bits");
     assert!(REGISTER_BYTES_MAX <= FRAME_BYTES_MAX);
     assert!(METADATA_BYTES_MAX <= REGISTER_BYTES_MAX);

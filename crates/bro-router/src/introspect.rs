@@ -6,7 +6,7 @@ use crate::outbox::Outbox;
 use crate::peers::{NIL, UNPOOLED};
 use crate::reply::Answer;
 use crate::router::Router;
-use crate::view::{InstanceView, ServiceView};
+use crate::view::{InstanceView, LoopView, ServiceView, WakeupView};
 use bro_proto::limits::{
     EVENTS_PER_POLL_MAX, FRAME_PREFIX_BYTES, GATEWAY_SERVICE, INTROSPECTION_PARAMS_BYTES_MAX, PING_METHOD,
 };
@@ -240,7 +240,9 @@ impl Router {
             write_json_string(&mut out, name);
             out.extend_from_slice(format!(":{waiters}").as_bytes());
         }
-        out.extend_from_slice(b"},\"counters\":{");
+        out.extend_from_slice(b"},\"loop\":");
+        write_loop(&mut out, &self.loop_view);
+        out.extend_from_slice(b",\"counters\":{");
         for (at, (name, count)) in self.counters.named().into_iter().enumerate() {
             let comma = if at > 0 { "," } else { "" };
             out.extend_from_slice(format!("{comma}\"{name}\":{count}").as_bytes());
@@ -341,6 +343,22 @@ fn text_param<'a>(params: &'a Value, name: &str) -> Result<&'a str, ErrorBody> {
 }
 
 /// A number that is not negative. msgpack programs write large ones as floats.
+fn write_loop(out: &mut Vec<u8>, view: &LoopView) {
+    let LoopView { wakeups, lag_p50_us, lag_p99_us, lag_max_us, longest } = view;
+    let lag = format!(
+        "{{\"wakeups\":{wakeups},\"lagP50Us\":{lag_p50_us},\"lagP99Us\":{lag_p99_us},\"lagMaxUs\":{lag_max_us}"
+    );
+    out.extend_from_slice(lag.as_bytes());
+    if let Some(WakeupView { took_us, at_ms, connections_read, frames_in, bytes_in, frames_out, accepted }) = longest {
+        let longest = format!(
+            ",\"longestWakeup\":{{\"tookUs\":{took_us},\"at\":{at_ms},\"connectionsRead\":{connections_read},\"framesIn\":{frames_in},\
+             \"bytesIn\":{bytes_in},\"framesOut\":{frames_out},\"accepted\":{accepted}}}"
+        );
+        out.extend_from_slice(longest.as_bytes());
+    }
+    out.push(b'}');
+}
+
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked, and `as` saturates")]
 fn number_param(params: &Value, name: &str) -> Result<Option<u64>, ErrorBody> {
     match &params[name] {

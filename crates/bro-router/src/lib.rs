@@ -56,4 +56,4 @@ pub use lanes::LanePolicy;
 pub use outbox::{LaneOffer, Outbox, Part, PeerId};
 pub use peers::PeerIdentity;
 pub use router::Router;
-pub use view::{InstanceView, ServiceView};
+pub use view::{InstanceView, LoopView, ServiceView, WakeupView};

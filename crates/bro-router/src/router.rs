@@ -13,6 +13,7 @@ use crate::peers::{NIL, PeerIdentity, Peers};
 use crate::registry::Registry;
 use crate::report::Reporter;
 use crate::timers::{Timer, Timers};
+use crate::view::LoopView;
 use bro_proto::frame::FrameError;
 use bro_proto::limits::{FRAME_PREFIX_BYTES, HEARTBEATS_MISSED_MAX};
 use bro_proto::rng::Rng;
@@ -53,6 +54,7 @@ pub struct Router {
     pub(crate) started: Now,
     pub(crate) pid: Option<u32>,
     pub(crate) socket_path: Box<str>,
+    pub(crate) loop_view: LoopView,
     /// For frames in the making; always empty between uses.
     pub(crate) scratch: Vec<u8>,
     /// Chains of version 2 that began here.
@@ -78,6 +80,7 @@ impl Router {
             started: now,
             pid: None,
             socket_path: "".into(),
+            loop_view: LoopView::default(),
             scratch: Vec::new(),
             roots: 0,
             hasher,
@@ -94,6 +97,19 @@ impl Router {
     pub fn set_gateway_info(&mut self, pid: u32, socket_path: &str) {
         self.pid = Some(pid);
         self.socket_path = socket_path.into();
+    }
+
+    /// What `status` tells of the driver's thread from now on.
+    pub fn set_loop_view(&mut self, view: LoopView) {
+        self.loop_view = view;
+    }
+
+    /// The driver has something to say to operators: it is reported as a warning that is about no peer.
+    pub fn handle_warning(&mut self, message: &str, now: Now, out: &mut impl Outbox) {
+        if self.reporter.wants(EventMask::WARNINGS) {
+            self.reporter.report(Event::Warning { peer: None, service: None, message }, now, out);
+        }
+        self.settle(now, out);
     }
 
     /// A connection was accepted. When it is refused, the driver tells the peer why and closes it.
@@ -208,6 +224,11 @@ impl Router {
     /// Open connections.
     pub fn peers_len(&self) -> usize {
         self.peers.len()
+    }
+
+    /// Registered services.
+    pub fn services_len(&self) -> usize {
+        self.registry.len()
     }
 
     /// Calls that wait for their callee's answer.

@@ -48,3 +48,38 @@ pub struct InstanceView {
     /// Calls that it works on.
     pub in_flight: usize,
 }
+
+/// How fast the driver's thread comes round: what it measures, and `status` tells. All zero until the driver says otherwise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LoopView {
+    /// Wakeups since the start.
+    pub wakeups: u64,
+    /// Of the last one to two [`bro_proto::limits::LOOP_LAG_WINDOW_MS`]: how long what was ready waited until it was handled, in
+    /// microseconds. One lag a wakeup: how long it took, and how late it came where a timer was due.
+    pub lag_p50_us: u64,
+    /// The same, of the slowest hundredth.
+    pub lag_p99_us: u64,
+    /// The same, of the slowest.
+    pub lag_max_us: u64,
+    /// The wakeup that took longest since the start, once there was one.
+    pub longest: Option<WakeupView>,
+}
+
+/// One wakeup of the driver's thread.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WakeupView {
+    /// How long it took, in microseconds.
+    pub took_us: u64,
+    /// When it ended, in milliseconds since 1970.
+    pub at_ms: u64,
+    /// Connections that were read from.
+    pub connections_read: u64,
+    /// Frames that arrived.
+    pub frames_in: u64,
+    /// Bytes of these frames.
+    pub bytes_in: u64,
+    /// Frames that were sent.
+    pub frames_out: u64,
+    /// Connections that were accepted.
+    pub accepted: u64,
+}

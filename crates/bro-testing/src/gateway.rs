@@ -1,6 +1,7 @@
 //! The real `bro gateway` process, on a socket of its own.
 
-use rustix::process::{Pid, Signal, kill_process};
+pub use rustix::process::Signal;
+use rustix::process::{Pid, kill_process};
 use std::fs::{self, OpenOptions};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -24,6 +25,8 @@ pub struct GatewayOptions {
     pub register_timeout_ms: Option<u64>,
     /// `--timeout`, in milliseconds.
     pub timeout_ms: Option<u64>,
+    /// `--drain-timeout`, in milliseconds.
+    pub drain_timeout_ms: Option<u64>,
     /// `--mode`, the permission bits of the socket.
     pub mode: Option<u32>,
     /// `--lanes`: `off`, `auto` or `always`.
@@ -50,6 +53,7 @@ impl GatewayOptions {
             ("--heartbeat-interval", self.heartbeat_interval_ms),
             ("--register-timeout", self.register_timeout_ms),
             ("--timeout", self.timeout_ms),
+            ("--drain-timeout", self.drain_timeout_ms),
         ] {
             if let Some(value) = value {
                 command.arg(flag).arg(format!("{value}ms"));
@@ -123,6 +127,21 @@ impl TempGateway {
     /// Sends SIGTERM without waiting.
     pub fn terminate(&self) {
         terminate(self.child.as_ref().expect("the gateway is up"));
+    }
+
+    /// Stops the whole process with SIGSTOP, as a debugger or a starved machine would, until [`TempGateway::go_on`].
+    pub fn freeze(&self) {
+        signal(self.child.as_ref().expect("the gateway is up"), Signal::STOP);
+    }
+
+    /// Lets a frozen process go on.
+    pub fn go_on(&self) {
+        signal(self.child.as_ref().expect("the gateway is up"), Signal::CONT);
+    }
+
+    /// Waits until it has ended by itself, or by a signal that was sent before.
+    pub fn wait(&mut self) -> ExitStatus {
+        wait_for_exit(&mut self.child.take().expect("the gateway is up"))
     }
 
     /// Starts it again on the same path, and waits until it accepts.
@@ -199,8 +218,12 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
 }
 
 fn terminate(child: &Child) {
-    let pid = Pid::from_child(child);
-    kill_process(pid, Signal::TERM).expect("a child can be signalled");
+    signal(child, Signal::TERM);
+}
+
+/// Sends a signal to a process that has not been waited for.
+pub fn signal(child: &Child, signal: Signal) {
+    kill_process(Pid::from_child(child), signal).expect("a child can be signalled");
 }
 
 /// Waits for the end of a process; kills it and panics when that does not come.

@@ -88,6 +88,20 @@ impl V1Peer {
         }));
     }
 
+    /// Registers, when the other side may refuse or have closed already: what it said instead.
+    pub fn try_register(&mut self, name: &str, methods: &[&str]) -> Result<(), Value> {
+        self.name = name.to_owned();
+        let register = json!({
+            "type": "REGISTER", "serviceName": name, "methods": methods, "version": "1.0.0", "metadata": {}
+        });
+        self.try_send(&register).map_err(|error| json!(error.to_string()))?;
+        match self.try_receive_any(RECEIVE_WAIT) {
+            Ok((_, answer)) if answer["type"] == "REGISTER_ACK" => Ok(()),
+            Ok((_, answer)) => Err(answer),
+            Err(error) => Err(json!(format!("{error:?}"))),
+        }
+    }
+
     /// Takes the REGISTER_ACK, which must be next.
     pub fn expect_ack(&mut self) {
         let ack = self.receive();
@@ -121,8 +135,24 @@ impl V1Peer {
 
     /// Sends a HEARTBEAT.
     pub fn heartbeat(&mut self) {
+        self.try_heartbeat().expect("the other side takes what is sent");
+    }
+
+    /// Sends a HEARTBEAT; the other side may have closed already.
+    pub fn try_heartbeat(&mut self) -> std::io::Result<()> {
         let from = self.name.clone();
-        self.send(&json!({ "type": "HEARTBEAT", "from": from, "timestamp": now_ms() }));
+        self.try_send(&json!({ "type": "HEARTBEAT", "from": from, "timestamp": now_ms() }))
+    }
+
+    /// Another handle of the same connection, to write on another thread.
+    pub fn writer(&self) -> V1Peer {
+        let stream = self.stream.try_clone().expect("a socket can be cloned");
+        V1Peer { stream, encoding: self.encoding, name: self.name.clone(), calls: 0, inbound: Vec::new() }
+    }
+
+    /// Ends the connection at once, whatever other handles there are.
+    pub fn close(self) {
+        let _ = self.stream.shutdown(Shutdown::Both); // the other side may have been first
     }
 
     /// The next message, which must be in this program's own encoding: an old program understands no other.
@@ -212,6 +242,15 @@ impl V1Peer {
     pub fn respond(&mut self, call: &Value, data: Value) {
         let response = self.response_to(call, "success", "data", data);
         self.send(&response);
+    }
+
+    /// Answers `call` with a result or an error object; the other side may have closed already.
+    pub fn try_respond(&mut self, call: &Value, outcome: Result<Value, Value>) -> std::io::Result<()> {
+        let response = match outcome {
+            Ok(data) => self.response_to(call, "success", "data", data),
+            Err(error) => self.response_to(call, "error", "error", error),
+        };
+        self.try_send(&response)
     }
 
     /// Answers `call` with an error object.

@@ -3,9 +3,11 @@
 use crate::cli::{GatewayArgs, Lanes, parse_mode};
 use crate::exit::Failure;
 use crate::output::in_ms;
-use bro_gateway::{Gateway, GatewayConfig};
+use crate::systemd::{self, Notifier};
+use bro_gateway::{Embedding, Gateway, GatewayConfig, StopReason};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{SignalKind, signal};
@@ -45,43 +47,73 @@ struct LimitsFile {
 }
 
 pub fn run(args: GatewayArgs) -> Result<(), Failure> {
+    let listener = systemd::listener()?; // before anything is opened
     let file = args.config.as_deref().map(read_config).transpose()?.unwrap_or_default();
     let debug = args.debug || file.debug.unwrap_or(false);
     start_logging(debug, args.log_json || file.log_json.unwrap_or(false));
     let stop_with_stdin = args.stop_with_stdin;
+    let named_socket = args.socket.clone().or_else(|| file.socket.clone());
     let config = merge(args, file, debug)?;
+    let drain_timeout = Duration::from_millis(config.drain_timeout_ms);
     // The signals are watched before the first peer can connect: a SIGTERM right after the start must stop in good order too.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (mut term, mut interrupt) = {
         let _entered = runtime.enter();
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
     };
-    let gateway = Gateway::start(config).map_err(|error| Failure::local(error.to_string()))?;
-    let stopped_by_itself = runtime.block_on(async {
+    if let (Some(passed), Some(named)) = (&listener, &named_socket) {
+        systemd::check_path(passed, named)?;
+    }
+    let notifier = Notifier::start()?;
+    let embedding = Embedding { listener, pulse: notifier.pulse(), ..Embedding::default() };
+    let gateway = Gateway::start_embedded(config, embedding).map_err(|error| Failure::local(reasons(&error)))?;
+    let gateway = Arc::new(gateway);
+    notifier.ready(gateway.socket_path());
+    let waiting = Arc::clone(&gateway);
+    let reason = runtime.block_on(async {
+        let mut ended = tokio::task::spawn_blocking(move || waiting.wait());
         tokio::select! {
-            _ = term.recv() => false,
-            _ = interrupt.recv() => false,
-            () = stdin_closed(), if stop_with_stdin => false,
-            () = ended(&gateway) => true,
+            _ = term.recv() => {}
+            _ = interrupt.recv() => {}
+            () = stdin_closed(), if stop_with_stdin => {}
+            reason = &mut ended => return reason,
         }
+        notifier.stopping(drain_timeout);
+        let _ = gateway.drain(); // it may have ended in this very moment
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = interrupt.recv() => {}
+            reason = &mut ended => return reason,
+        }
+        // Who asks twice is in a hurry.
+        tracing::warn!("told to stop a second time: calls in flight are given up");
+        let _ = gateway.stop_now();
+        ended.await
     });
     runtime.shutdown_background();
-    if stopped_by_itself {
-        return Err(Failure::local("the gateway stopped after an internal error; its log says which"));
+    match reason {
+        Ok(StopReason::Requested) => Ok(()),
+        Ok(StopReason::Failed(_) | StopReason::Panicked(_)) | Err(_) => {
+            Err(Failure::local("the gateway stopped after an internal error; its log says which"))
+        }
     }
-    gateway.stop().map_err(|error| Failure::local(error.to_string()))
+}
+
+/// An error with what caused it.
+fn reasons(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(reason) = source {
+        text.push_str(&format!(": {reason}"));
+        source = reason.source();
+    }
+    text
 }
 
 async fn stdin_closed() {
     let mut input = tokio::io::stdin();
     let mut discarded = [0; 256];
     while matches!(input.read(&mut discarded).await, Ok(bytes) if bytes > 0) {}
-}
-
-async fn ended(gateway: &Gateway) {
-    while gateway.is_running() {
-        tokio::time::sleep(Duration::from_millis(250)).await;
-    }
 }
 
 fn read_config(path: &Path) -> Result<ConfigFile, Failure> {

@@ -45,6 +45,26 @@ pub(super) fn scan_into<'a>(body: &'a [u8], header: &mut Header<'a>) -> Result<(
 
 /// Checks a value as it would stand in a message.
 pub(super) fn check_value(bytes: &[u8]) -> Result<(), ScanError> {
+    #[cfg(target_arch = "x86_64")]
+    if is_compact_container(bytes) {
+        return Ok(());
+    }
+    walk_value(bytes)
+}
+
+/// Whether it is one array or object without white space and without anything wrong, if that can be told so.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn is_compact_container(bytes: &[u8]) -> bool {
+    if !blocks::is_supported() || !matches!(bytes.first(), Some(b'{' | b'[')) {
+        return false;
+    }
+    // SAFETY: the processor has what these functions are compiled for.
+    unsafe { blocks::without_controls(bytes).is_some() && compact::container_end(bytes, 0) == Some(bytes.len()) }
+}
+
+/// Checks a value of any shape.
+fn walk_value(bytes: &[u8]) -> Result<(), ScanError> {
     let Ok(text) = simdutf8::basic::from_utf8(bytes) else { return Err(invalid_utf8(bytes)) };
     let mut walk = Walker::new(text);
     let at = walk.space(0);
@@ -59,7 +79,11 @@ pub(super) fn check_value(bytes: &[u8]) -> Result<(), ScanError> {
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 fn fill_compact<'a>(body: &'a [u8], header: &mut Header<'a>) -> Option<()> {
-    outline::read(simdutf8::basic::from_utf8(body).ok()?, header)
+    if !blocks::is_supported() {
+        return None;
+    }
+    // SAFETY: the processor has what these functions are compiled for.
+    unsafe { outline::read(blocks::without_controls(body)?, header) }
 }
 
 /// Reads the header of any body. What may stand in `header` already was read from it in part.

@@ -97,6 +97,7 @@ impl Router {
             started,
             pid: _,
             socket_path: _,
+            loop_view: _, // of the driver's thread, which is another one from now on
             scratch,
             roots,
         } = self;

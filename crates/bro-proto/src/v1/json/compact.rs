@@ -4,181 +4,156 @@
 //! Then nearly every rule of the grammar is about a byte and the one before it, so that it can be decided for 64
 //! bytes at once. What remains are brackets, which are taken one by one, and numbers that are more than digits. Whatever is
 //! unusual or wrong is only refused here: the walker looks at it again, and says why.
+//!
+//! A block begins with the last byte of the block before it: so nearly all that is asked about the byte before is known from the same
+//! block. Its first byte was judged there, and is not again.
 
-use super::blocks::{BLOCK_BYTES, Classes, Range, between};
+use super::blocks::{BLOCK_BYTES, Classes, between, is_plain};
 use super::text;
 
-/// Where the array or object ends that opens at `open`, proven well-formed but for being UTF-8.
-#[inline(always)]
-pub(super) fn container_end(body: &[u8], open: usize) -> Option<usize> {
-    let can = std::arch::is_x86_feature_detected!("avx2")
-        && std::arch::is_x86_feature_detected!("bmi1")
-        && std::arch::is_x86_feature_detected!("bmi2")
-        && std::arch::is_x86_feature_detected!("lzcnt")
-        && std::arch::is_x86_feature_detected!("pclmulqdq");
-    if !can {
-        return None;
-    }
-    // SAFETY: the processor has what the function is compiled for.
-    unsafe { end_by_blocks(body, open) }
-}
-
+/// Where the array or object ends that opens at `open`, proven well-formed but for being UTF-8 and for control characters, of which
+/// `body` has none.
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,pclmulqdq")]
-fn end_by_blocks(body: &[u8], open: usize) -> Option<usize> {
-    let last = body.last_chunk::<BLOCK_BYTES>()?;
-    let mut range = Range::new();
-    let mut before = Before::start();
-    let mut nesting = Nesting { shape: 1 };
+pub(super) fn container_end(body: &[u8], open: usize) -> Option<usize> {
+    let mut before = Before { in_string: 0, escaped: 0, scalar: 0, key: 0 };
+    let mut nesting = Nesting { shape: 0b10 | is_brace(*body.get(open)?) };
     let mut base = open;
-    while base < body.len() {
-        let (classes, real) = if let Some(block) = body[base..].first_chunk::<BLOCK_BYTES>() {
-            // Long strings are mostly blocks in which nothing happens.
-            if before.in_string & !before.escaping & 1 != 0 && range.is_plain(block) {
-                base += BLOCK_BYTES;
-                continue;
+    let mut padded;
+    loop {
+        let rest = body.get(base..)?;
+        let block = match rest.first_chunk() {
+            Some(block) => block,
+            None if rest.is_empty() => return None,
+            None => {
+                // Behind the body nothing closes, and what it is made of is only asked about what is inside.
+                padded = [b','; BLOCK_BYTES];
+                padded[..rest.len()].copy_from_slice(rest);
+                &padded
             }
-            (range.classify(block), u64::MAX)
-        } else {
-            // The last block ends behind the body: take the 64 bytes that end with it, without those that came before.
-            let surplus = BLOCK_BYTES - (body.len() - base);
-            (range.classify(last).behind(surplus), u64::MAX >> surplus)
         };
-        let mut quotes = classes.quotes;
-        if classes.backslashes | before.escaping != 0 {
-            quotes &= !escaped(body, base, classes.backslashes, &mut before.escaping)?;
-        }
-        let in_string = between(quotes) ^ before.in_string;
-        let tokens = before.tokens(&classes, quotes, in_string, real);
-        let inside = nesting.follow(body, base, &tokens)?;
-        if tokens.wrong & inside != 0 {
+        let classes = Classes::of(block);
+        let tokens = before.tokens(body, base, &classes)?;
+        let (objects, inside) = nesting.follow(block, tokens.edges & !1)?;
+        let wrong = tokens.wrong | tokens.only_arrays & objects | tokens.only_objects & !objects;
+        if wrong & inside & !1 != 0 {
             return None;
         }
         if tokens.odd_scalars & inside != 0 {
-            check_scalars(body, base, &tokens, inside)?;
+            check_scalars(rest, &tokens, classes.digits, inside)?;
         }
         if nesting.shape == 1 {
-            return (!range.has_control()).then_some(base + inside.trailing_ones() as usize);
+            return Some(base + inside.trailing_ones() as usize);
         }
-        base += BLOCK_BYTES;
+        if rest.len() < BLOCK_BYTES {
+            return None;
+        }
+        base += BLOCK_BYTES - 1;
+        // Long strings are mostly blocks in which nothing happens.
+        if tokens.strings == u64::MAX && before.escaped == 0 {
+            base += plain_bytes(&body[base..]);
+        }
     }
-    None
 }
 
-/// The tokens of a block, by bits.
+/// How many bytes of whole blocks hold neither quotes nor backslashes.
+#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,pclmulqdq")]
+#[inline]
+fn plain_bytes(rest: &[u8]) -> usize {
+    let (blocks, _) = rest.as_chunks::<BLOCK_BYTES>();
+    let mut bytes = 0;
+    for block in blocks {
+        if !is_plain(block) {
+            break;
+        }
+        bytes += BLOCK_BYTES;
+    }
+    bytes
+}
+
+/// The tokens of a block, by bits. What they say of the first byte means nothing.
 struct Tokens {
     /// Something here breaks a rule.
     wrong: u64,
-    braces: u64,
-    openers: u64,
-    closers: u64,
+    /// From opening quotes to before closing ones.
+    strings: u64,
+    /// Brackets.
+    edges: u64,
     /// Right where something could stand only in an object.
     only_objects: u64,
     /// Right where something could stand only in an array.
     only_arrays: u64,
-    /// First bytes of what is neither string nor bracket: numbers and names, if all is well.
+    /// What is neither string nor bracket: numbers and names, if all is well.
+    scalars: u64,
+    /// Their first bytes.
     scalar_starts: u64,
     /// Bytes of those that are to be looked at one by one.
     odd_scalars: u64,
 }
 
-/// What the byte before a block is, in bit 0 of each.
+/// What a block cannot tell by itself.
 struct Before {
-    /// All bits, when the block begins within a string.
+    /// All bits, when its first byte stands behind an opening quote.
     in_string: u64,
-    /// The first byte is part of an escape.
-    escaping: u64,
-    value: u64,
+    /// 1 when its first byte belongs to an escape as its second.
+    escaped: u64,
+    /// 1 when the byte before its first one is one of a number or a name.
     scalar: u64,
-    comma: u64,
-    colon: u64,
-    brace: u64,
-    bracket: u64,
-    /// The closing quote of what may be a key.
+    /// 1 when its first byte is within, opens or closes a string that may be a key.
     key: u64,
-    /// The string that the block begins with may be a key.
-    in_key: u64,
-    /// A zero that begins a number.
-    zero: u64,
 }
 
 impl Before {
-    /// Before a value: as behind a colon.
-    fn start() -> Before {
-        Before {
-            in_string: 0,
-            escaping: 0,
-            value: 0,
-            scalar: 0,
-            comma: 0,
-            colon: 1,
-            brace: 0,
-            bracket: 0,
-            key: 0,
-            in_key: 0,
-            zero: 0,
+    /// Looks at every byte together with the one before it, and goes on to the next block.
+    #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,pclmulqdq")]
+    #[inline]
+    fn tokens(&mut self, body: &[u8], base: usize, classes: &Classes) -> Option<Tokens> {
+        let mut quotes = classes.quotes;
+        if classes.backslashes | self.escaped != 0 {
+            quotes &= !escaped(body, base, classes.backslashes, &mut self.escaped)?;
         }
-    }
+        let strings = between(quotes) ^ self.in_string;
+        self.in_string = ((strings << 1).cast_signed() >> 63).cast_unsigned();
+        let opening = quotes & strings;
+        let closing = quotes & !strings;
+        let openers = classes.openers & !strings;
+        let closers = classes.closers & !strings;
+        let commas = classes.commas & !strings;
+        let colons = classes.colons & !strings;
+        let edges = openers | closers;
+        let separators = commas | colons;
+        let scalars = !(strings | quotes | edges | separators);
+        let scalar_starts = scalars & !(scalars << 1 | self.scalar);
 
-    /// Looks at every byte together with the one before it, and goes on to the next block. `in_string` has the bytes from opening
-    /// quotes to before closing ones; `real` those that are of the body.
-    #[inline(always)]
-    fn tokens(&mut self, classes: &Classes, quotes: u64, in_string: u64, real: u64) -> Tokens {
-        let opening = quotes & in_string;
-        let closing = quotes & !in_string;
-        let braces = classes.braces & !in_string;
-        let brackets = classes.brackets & !in_string;
-        let closers = classes.closers & !in_string;
-        let commas = classes.commas & !in_string;
-        let colons = classes.colons & !in_string;
-        let openers = braces | brackets;
-        let scalars = real & !(in_string | closing | openers | closers | commas | colons);
-        let scalar_carry = self.scalar;
-
-        let behind_value = behind(closing | scalars | closers, &mut self.value);
-        let scalar_starts = scalars & !behind(scalars, &mut self.scalar);
-        let behind_comma = behind(commas, &mut self.comma);
-        let behind_colon = behind(colons, &mut self.colon);
-        let behind_brace = behind(braces, &mut self.brace);
-        let behind_bracket = behind(brackets, &mut self.bracket);
+        // Behind these a value is to come, and behind everything else it is not.
+        let before_value = (separators | openers) << 1;
+        let starts = openers | scalar_starts;
+        let before_element = (commas | openers) << 1;
         // A string that may be a key: from the opening quote the sum runs over to the closing one.
-        let key_openings = opening & (behind_brace | behind_comma);
-        let (sum, over) = in_string.overflowing_add(key_openings);
-        let (sum, over_too) = sum.overflowing_add(self.in_key);
-        self.in_key = u64::from(over | over_too);
-        let behind_key = behind(sum & closing, &mut self.key);
-        let behind_zero = behind(classes.zeros & scalar_starts, &mut self.zero);
-        self.in_string = (in_string.cast_signed() >> 63).cast_unsigned();
-
-        let behind_separator = behind_comma | behind_colon;
-        let starts = opening | openers | scalar_starts;
-        let wrong = starts & !(behind_separator | behind_brace | behind_bracket)
-            | commas & !behind_value
-            | closers & behind_separator
+        let (sum, over) = strings.overflowing_add(opening & before_element | self.key);
+        let keys = sum & closing;
+        self.key = u64::from(over) | keys >> 63;
+        let behind_key = keys << 1;
+        let behind_zero = (classes.zeros & scalar_starts) << 1;
+        let wrong = before_value & separators
+            | (starts | opening) & !before_value
+            | separators << 1 & closers
             | colons & !behind_key
-            | behind_brace & !(opening | closers)
-            | behind_zero & classes.digits & scalars;
-        // Those that run on from the last block were looked at there, and so is the one that runs into the next.
-        let continued = scalars & !scalars.wrapping_add(scalar_carry);
-        let odd_scalars = (scalars & !classes.digits | scalars & 1 << 63) & !continued;
-        Tokens {
-            wrong: wrong & real,
-            braces,
-            openers,
-            closers,
+            | behind_zero & classes.digits;
+        // Those that run on from before the block were looked at there, and so is the one that runs into the next.
+        let continued = scalars & !scalars.wrapping_add(self.scalar);
+        let odd_scalars = (scalars & !classes.digits | scalars & scalars << 1 & 1 << 63) & !continued;
+        self.scalar = scalars >> 62 & 1;
+        Some(Tokens {
+            wrong,
+            strings,
+            edges,
             only_objects: colons,
-            only_arrays: (behind_key & !colons | behind_comma & !opening) & real,
+            only_arrays: before_element & starts | behind_key & !colons,
+            scalars,
             scalar_starts,
             odd_scalars,
-        }
+        })
     }
-}
-
-/// The bytes behind those. `carry` is the one behind the last block, and becomes the one behind this.
-#[inline(always)]
-fn behind(bits: u64, carry: &mut u64) -> u64 {
-    let behind = bits << 1 | *carry;
-    *carry = bits >> 63;
-    behind
 }
 
 /// The arrays and objects that are open.
@@ -188,75 +163,112 @@ struct Nesting {
 }
 
 impl Nesting {
-    /// Matches brackets, and sees to it that what stands between two of them may stand in what they are in. The bytes of the block
-    /// up to the last closing bracket are given back; all, when there is more to come.
-    #[inline(always)]
-    fn follow(&mut self, body: &[u8], base: usize, tokens: &Tokens) -> Option<u64> {
-        let (mut only_arrays, mut only_objects) = (tokens.only_arrays, tokens.only_objects);
-        let mut edges = tokens.openers | tokens.closers;
+    /// Matches brackets. What stands in an object is given back, a bracket belonging to what is around it and not to what it opens or
+    /// closes; and the bytes of the block up to the last closing bracket, or all, when there is more to come.
+    #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,pclmulqdq")]
+    #[inline]
+    fn follow(&mut self, block: &[u8; BLOCK_BYTES], mut edges: u64) -> Option<(u64, u64)> {
+        let mut objects = (self.shape & 1).wrapping_neg();
         while edges != 0 {
+            let bracket = block[edges.trailing_zeros() as usize % BLOCK_BYTES];
             let up_to = edges ^ (edges - 1);
-            let edge = edges & up_to;
-            let foreign = if self.shape & 1 != 0 { only_arrays } else { only_objects };
-            if foreign & up_to != 0 {
-                return None;
-            }
-            only_arrays &= !up_to;
-            only_objects &= !up_to;
-            edges &= !up_to;
-            if tokens.openers & edge != 0 {
+            edges &= edges - 1;
+            let around = self.shape;
+            // Openers have this bit, closers have not.
+            if bracket & 0b10 != 0 {
                 if self.shape >> 63 != 0 {
                     return None;
                 }
-                self.shape = self.shape << 1 | u64::from(tokens.braces & edge != 0);
-                continue;
+                self.shape = self.shape << 1 | is_brace(bracket);
+            } else {
+                if (self.shape ^ is_brace(bracket)) & 1 != 0 {
+                    return None;
+                }
+                self.shape >>= 1;
+                if self.shape == 1 {
+                    return Some((objects, up_to));
+                }
             }
-            let at = base + edge.trailing_zeros() as usize;
-            // A brace has this bit, a bracket has not.
-            let is_brace = u64::from(body[at] >> 5 & 1);
-            if (self.shape ^ is_brace) & 1 != 0 {
-                return None;
-            }
-            self.shape >>= 1;
-            if self.shape == 1 {
-                return Some(up_to);
-            }
+            objects ^= !up_to & ((around ^ self.shape) & 1).wrapping_neg();
         }
-        let foreign = if self.shape & 1 != 0 { only_arrays } else { only_objects };
-        (foreign == 0).then_some(u64::MAX)
+        Some((objects, u64::MAX))
     }
 }
 
-/// The bytes that belong to an escape as its second, when all escapes that begin in this block are well-formed.
+/// 1 for a brace, 0 for a bracket.
+#[inline(always)]
+fn is_brace(bracket: u8) -> u64 {
+    u64::from(bracket >> 5 & 1)
+}
+
+/// The bytes that belong to an escape as its second, when all escapes that begin in this block are well-formed. One that begins with the
+/// last byte is the next block's.
 #[cold]
-fn escaped(body: &[u8], base: usize, backslashes: u64, carry: &mut u64) -> Option<u64> {
-    let mut escaped = *carry;
+fn escaped(body: &[u8], base: usize, backslashes: u64, first: &mut u64) -> Option<u64> {
+    let mut escaped = *first;
     let mut left = backslashes & !escaped;
-    *carry = 0;
     while left != 0 {
         let backslash = left & left.wrapping_neg();
         text::escape_end(body, base + left.trailing_zeros() as usize).ok()?;
-        *carry = backslash >> 63;
         escaped |= backslash << 1;
         left &= !(backslash | backslash << 1);
     }
+    *first = escaped >> 63;
     Some(escaped)
 }
 
-/// Looks at each number or name inside that has more than digits.
-#[inline(always)]
-fn check_scalars(body: &[u8], base: usize, tokens: &Tokens, inside: u64) -> Option<()> {
+/// Looks at each number or name inside that has more than digits. `rest` is the body from the block on.
+#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,pclmulqdq")]
+#[inline]
+fn check_scalars(rest: &[u8], tokens: &Tokens, digits: u64, inside: u64) -> Option<()> {
     let mut left = tokens.odd_scalars & inside;
     while left != 0 {
         let up_to = left ^ (left - 1);
         let start = (tokens.scalar_starts & up_to).checked_ilog2()?;
-        let end = scalar_end(body, base + start as usize)?;
-        if !matches!(body.get(end), Some(b',' | b'}' | b']')) {
-            return None;
+        let bytes = (tokens.scalars >> start).trailing_ones();
+        if start + bytes == u64::BITS {
+            let end = scalar_end(rest, start as usize)?;
+            return matches!(rest.get(end), Some(b',' | b'}' | b']')).then_some(());
         }
-        left &= u64::MAX.checked_shl(u32::try_from(end - base).ok()?).unwrap_or(0);
+        // What stands behind it was judged already.
+        let scalar = rest.get(start as usize..)?.get(..bytes as usize)?;
+        if !matches!(scalar, b"true" | b"false" | b"null") {
+            check_number(scalar, digits >> start)?;
+        }
+        left &= u64::MAX << (start + bytes);
     }
     Some(())
+}
+
+/// Looks at a number, of which `digits` says which bytes are digits.
+#[inline(always)]
+fn check_number(number: &[u8], digits: u64) -> Option<()> {
+    let digits_from = |at: usize| (digits >> (at % BLOCK_BYTES)).trailing_ones() as usize;
+    let mut at = usize::from(number.first() == Some(&b'-'));
+    let whole = digits_from(at);
+    if whole == 0 || whole > 1 && number.get(at) == Some(&b'0') {
+        return None;
+    }
+    at += whole;
+    if number.get(at) == Some(&b'.') {
+        let fraction = digits_from(at + 1);
+        if fraction == 0 {
+            return None;
+        }
+        at += 1 + fraction;
+    }
+    if at < number.len() {
+        if number[at] | 0x20 != b'e' {
+            return None;
+        }
+        at += 1 + usize::from(matches!(number.get(at + 1), Some(b'+' | b'-')));
+        let exponent = digits_from(at);
+        if exponent == 0 {
+            return None;
+        }
+        at += exponent;
+    }
+    (at == number.len()).then_some(())
 }
 
 /// Where the number or name ends that begins here.

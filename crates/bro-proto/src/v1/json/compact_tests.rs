@@ -130,3 +130,121 @@ fn short_sequences_of_tokens_are_judged_alike() {
     }
     assert!(!is_supported() || accepted > 100, "{accepted}");
 }
+
+/// Either refuses what the walk refuses, or reads what the walk reads.
+fn assert_alike(body: &str) {
+    let walked = walked(body.as_bytes());
+    match compact(body.as_bytes()) {
+        Some(header) => assert_eq!(walked, Ok(header), "{body}"),
+        None => assert!(walked.is_err() || !is_supported() || body.len() < 64, "{body}"),
+    }
+}
+
+fn call(id: &str, params: &str) -> String {
+    format!(r#"{{"type":"CALL","id":"{id}","from":"o","to":"u","method":"get","params":{params}}}"#)
+}
+
+#[test]
+fn numbers_and_names_at_every_place_of_a_block_are_judged_alike() {
+    let scalars = "0 -0 00 01 -01 10 -10 1. .1 1.0 0.5 00.5 -0.25 1e5 1E5 1e+5 1e-05 1e 1e+ 1.e5 1.5e10 0e0 0e 1ee5 1.5.5 --1 - + +1 1-1 1e5.5 \
+        12345678901234567890 1.2345678901234567890123456789012345678901234567890123456789012345678901 true false null tru truee \
+        falsy fals nul nulll True t f n \\ 1\\ a 1a 0x10 1,1 NaN";
+    for padding in 0..66 {
+        let pad = "p".repeat(padding);
+        for scalar in scalars.split(' ') {
+            assert_alike(&call("i", &format!(r#"["{pad}",{scalar}]"#)));
+            assert_alike(&call("i", &format!(r#"["{pad}",{scalar},[]]"#)));
+            assert_alike(&call("i", &format!(r#"{{"{pad}":{scalar}}}"#)));
+            assert_alike(&call("i", &format!(r#"{{"{pad}":"","k":{scalar},"{pad}{pad}":0}}"#)));
+            assert_alike(&call(&pad, scalar));
+        }
+    }
+}
+
+#[test]
+fn strings_of_every_length_with_something_anywhere_are_judged_alike() {
+    for length in 0..150_usize {
+        for inside in ["", "\\\"", "\\\\", "\\u00e9", "\\u00e", "\\x", "\"", "\\", "é", "\n", "\u{7f}", "\\\\\\\"\\\\"]
+        {
+            for at in [0, length / 2, length.saturating_sub(1), length] {
+                let text = format!("{}{inside}{}", "x".repeat(at), "y".repeat(length - at));
+                assert_alike(&call("i", &format!(r#"["{text}"]"#)));
+                assert_alike(&call("i", &format!(r#"{{"{text}":"{text}","b":[]}}"#)));
+                assert_alike(&call("i", &format!("\"{text}\"")));
+                assert_alike(&call(&text, "1").replace(r#""method":"#, &format!(r#""{text}":"#)));
+            }
+        }
+    }
+}
+
+#[test]
+fn deep_nesting_is_read_as_far_as_the_shape_fits_a_word() {
+    for depth in 1..140 {
+        for (open, close) in [("[", "]"), (r#"{"k":"#, "}"), (r#"[[],{"k":"#, "},0]")] {
+            let body = call("i", &format!("{}0{}", open.repeat(depth), close.repeat(depth)));
+            let walked = walked(body.as_bytes());
+            match compact(body.as_bytes()) {
+                Some(header) => assert_eq!(walked, Ok(header), "{body}"),
+                None => assert!(!is_supported() || depth * open.matches(['[', '{']).count() > 60, "{body}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn fields_in_any_order_are_read_alike() {
+    let fields = [
+        r#""type":"RESPONSE""#,
+        r#""id":"r-1""#,
+        r#""from":"user""#,
+        r#""to":"order""#,
+        r#""status":"success""#,
+        r#""data":{"a":[1,"b"]}"#,
+        r#""context":{"root":"r","chain":["a","b"],"depth":2,"deadline":1700000030000}"#,
+    ];
+    let context =
+        [r#""root":"r""#, r#""chain":["a"]"#, r#""depth":0"#, r#""deadline":1234567890123456"#, r#""root":null"#];
+    for turned in 0..fields.len() {
+        for left_out in 0..fields.len() {
+            let mut some = fields.to_vec();
+            some.rotate_left(turned);
+            some.remove(left_out);
+            let body = format!("{{{}}}", some.join(","));
+            assert_alike(&body);
+            for (spoiled, by) in
+                [(",", ",,"), ("}", ",}"), (":", "::"), ("{", "{,"), ("[", "[,"), (",", ""), ("\"}", "}")]
+            {
+                let spoiled = body.replacen(spoiled, by, 1);
+                assert!(compact(spoiled.as_bytes()).is_none_or(|header| walked(spoiled.as_bytes()) == Ok(header)));
+            }
+        }
+        let mut some = context.to_vec();
+        some.rotate_left(turned % context.len());
+        for count in 0..=some.len() {
+            let body = call("i", &format!(r#""{}","context":{{{}}}"#, "x".repeat(40), some[..count].join(",")));
+            let header = compact(body.as_bytes());
+            assert!(header.is_none_or(|header| walked(body.as_bytes()) == Ok(header)), "{body}");
+        }
+    }
+    for instead in ["null", "1", "\"\"", "[]"] {
+        assert_alike(&call("i", &format!(r#""{}","context":{instead}"#, "x".repeat(40))));
+    }
+    let twice = format!(r#"{{{},{}}}"#, fields.join(","), fields[2]);
+    assert!(compact(twice.as_bytes()).is_none() && walked(twice.as_bytes()).is_err());
+}
+
+#[test]
+fn values_alone_are_checked_as_the_walk_checks_them() {
+    let mut accepted = 0;
+    for seed in 0..20_000 {
+        let mut rng = Rng::new(seed);
+        let bodies = bodies(usize::try_from(rng.below(70)).unwrap());
+        let mut value = bodies[usize::try_from(rng.below(bodies.len() as u64)).unwrap()].clone().into_bytes();
+        for _ in 0..rng.below(3) {
+            spoil(&mut value, &mut rng);
+        }
+        assert_eq!(check_value(&value), walk_value(&value), "seed {seed}: {}", value.escape_ascii());
+        accepted += usize::from(is_compact_container(&value));
+    }
+    assert!(!is_supported() || accepted > 5000, "{accepted}");
+}

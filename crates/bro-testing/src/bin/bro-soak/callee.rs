@@ -2,7 +2,7 @@
 
 use crate::WorkerArgs;
 use crate::plan::REFUSAL;
-use crate::report::Report;
+use crate::report::{HEARTBEAT_INTERVAL, Report};
 use bro_testing::client::builder;
 use ipc_bro::{Client, Context, Error, HandlerError};
 use serde_json::Value;
@@ -14,6 +14,7 @@ pub(crate) fn run(args: &WorkerArgs) {
     runtime.block_on(async {
         let client = builder(&args.name, &args.socket, args.encoding())
             .pool_size(args.pool_size)
+            .heartbeat_interval(HEARTBEAT_INTERVAL)
             .wait_for_gateway(Duration::from_secs(60))
             .method("echo", |params: Value, _| async move { Ok::<_, Error>(params) })
             .method("sleep", sleep)

@@ -3,7 +3,7 @@
 use crate::WorkerArgs;
 use crate::callee::connect;
 use crate::plan::Plan;
-use crate::report::{REPORT_INTERVAL, Report};
+use crate::report::{HEARTBEAT_INTERVAL, REPORT_INTERVAL, Report};
 use bro_proto::rng::Rng;
 use bro_testing::client::builder;
 use ipc_bro::{CallOptions, Client};
@@ -30,7 +30,11 @@ pub(crate) fn run(args: &WorkerArgs) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be made");
     runtime.block_on(async {
         let client = builder(&args.name, &args.socket, args.encoding());
-        let client = client.pool_size(args.pool_size).wait_for_gateway(Duration::from_secs(60)).build();
+        let client = client
+            .pool_size(args.pool_size)
+            .heartbeat_interval(HEARTBEAT_INTERVAL)
+            .wait_for_gateway(Duration::from_secs(60))
+            .build();
         let caller = Arc::new(Caller {
             client: client.expect("good options"),
             callees: args.callees,

@@ -1,4 +1,5 @@
-//! `bro-soak`: a gateway, callees and callers as real processes under load, killed with SIGKILL at random moments.
+//! `bro-soak`: a gateway, callees and callers as real processes under load, while chaos is done to them: killed with SIGKILL, stopped and
+//! continued, flooded, sent garbage, read from slowly.
 //!
 //! What must hold: no call hangs, every call ends exactly once and with a code that fits, every answer belongs to its
 //! call, and the gateway gives back the memory and the descriptors that the dead have used. Two of the callers are
@@ -6,14 +7,19 @@
 //!
 //! - [`plan`]: which calls are made, and how each may end.
 //! - [`report`]: what a caller counts and tells the soak.
-//! - [`callee`], [`caller`], [`old_caller`]: the processes.
+//! - [`callee`], [`old_callee`], [`caller`], [`old_caller`]: the processes, on our client and as old programs of version 1.
 //! - [`worker`]: such a process from the soak's side.
-//! - [`soak`]: the kills, and the verdict.
+//! - [`intruder`]: peers that behave badly.
+//! - [`chaos`]: what is done, in which order. A new kind of chaos is a line in its table and a branch in `Soak::act`.
+//! - [`soak`]: the processes together, and the verdict.
 
 #![allow(clippy::print_stdout, reason = "reports and the table go to standard output")]
 
 mod callee;
 mod caller;
+mod chaos;
+mod intruder;
+mod old_callee;
 mod old_caller;
 mod plan;
 mod report;
@@ -26,7 +32,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Kill callees, callers and the gateway at random moments under load, and check that nobody is left hanging.
+/// Do chaos to callees, callers and the gateway at random moments under load, and check that nobody is left hanging.
 #[derive(Parser, Debug)]
 #[command(name = "bro-soak", args_conflicts_with_subcommands = true)]
 struct Cli {
@@ -38,16 +44,19 @@ struct Cli {
 
 #[derive(Args, Debug)]
 struct SoakArgs {
-    /// How many processes to kill
+    /// How often something is done
     #[arg(long, default_value_t = 1000)]
     rounds: u64,
-    /// Repeats the same kills in the same order [default: from the clock]
+    /// For how long something is done again and again, in minutes
+    #[arg(long, conflicts_with = "rounds")]
+    minutes: Option<f64>,
+    /// Repeats the same in the same order [default: from the clock]
     #[arg(long)]
     seed: Option<u64>,
-    /// How many callees
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(2..=64))]
+    /// How many callees; every fourth is an old program
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(2..=64))]
     callees: u32,
-    /// The longest pause between two kills, in milliseconds
+    /// The longest pause between two rounds, in milliseconds
     #[arg(long, default_value_t = 200)]
     pause_ms: u64,
     /// How much more memory the idle gateway may have at the end than after a warm-up, in KiB
@@ -63,6 +72,9 @@ enum WorkerCommand {
     /// Serves until standard input ends
     #[command(hide = true)]
     Callee(WorkerArgs),
+    /// Serves as an old program would until standard input ends
+    #[command(hide = true)]
+    OldCallee(WorkerArgs),
     /// Calls through our client until standard input ends
     #[command(hide = true)]
     Caller(WorkerArgs),
@@ -98,6 +110,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     match cli.worker {
         Some(WorkerCommand::Callee(args)) => callee::run(&args),
+        Some(WorkerCommand::OldCallee(args)) => old_callee::run(&args),
         Some(WorkerCommand::Caller(args)) => caller::run(&args),
         Some(WorkerCommand::OldCaller(args)) => old_caller::run(&args),
         None => {

@@ -2,7 +2,7 @@
 
 use crate::WorkerArgs;
 use crate::plan::Plan;
-use crate::report::{REPORT_INTERVAL, Report};
+use crate::report::{HEARTBEAT_INTERVAL, REPORT_INTERVAL, Report};
 use bro_proto::rng::Rng;
 use bro_testing::{ReceiveError, V1Peer};
 use serde_json::{Value, json};
@@ -75,6 +75,7 @@ impl OldCaller<'_> {
     /// Calls through this connection until it is lost, or until there is nothing more to do.
     fn use_up(&mut self, mut peer: V1Peer) {
         let mut open: HashMap<String, (Plan, Instant)> = HashMap::new();
+        let mut heartbeat = Instant::now();
         while !(self.is_stopping() && open.is_empty()) {
             let mut is_lost = false;
             while open.len() < CALLS_AT_ONCE && !self.is_stopping() && !is_lost {
@@ -84,6 +85,10 @@ impl OldCaller<'_> {
                 Ok(frame) => self.take(&frame, &mut open),
                 Err(ReceiveError::Silence) => self.give_up_hung(&mut open),
                 Err(ReceiveError::Closed) => is_lost = true,
+            }
+            if heartbeat.elapsed() >= HEARTBEAT_INTERVAL {
+                heartbeat = Instant::now();
+                is_lost |= peer.try_heartbeat().is_err();
             }
             if is_lost {
                 for (plan, _) in open.values() {
@@ -113,6 +118,9 @@ impl OldCaller<'_> {
     }
 
     fn take(&mut self, frame: &Value, open: &mut HashMap<String, (Plan, Instant)>) {
+        if frame["type"] == "ERROR" && frame["error"]["code"] == "TIMEOUT" {
+            return; // it was stopped for so long that the gateway gave it up, and will find the connection closed
+        }
         if frame["type"] != "RESPONSE" {
             *self.report.unfit.entry(format!("a frame of type {}", frame["type"])).or_default() += 1;
             return;

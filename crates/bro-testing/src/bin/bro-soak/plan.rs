@@ -13,8 +13,9 @@ const TIMEOUT: Duration = Duration::from_secs(15);
 const SHORT_TIMEOUT: Duration = Duration::from_millis(10);
 /// How long a callee sleeps over a call that is meant to time out, in milliseconds.
 const LONG_SLEEP_MS: u64 = 60;
-/// Codes with which any call may fail while processes are being killed.
-const KILL_CODES: [&str; 4] = ["CONNECTION_LOST", "SERVICE_NOT_FOUND", "NOT_CONNECTED", "CONNECTION_FAILED"];
+/// Codes with which any call may fail while processes are being killed, stopped and flooded.
+const CHAOS_CODES: [&str; 5] =
+    ["CONNECTION_LOST", "SERVICE_NOT_FOUND", "NOT_CONNECTED", "CONNECTION_FAILED", "OVERLOADED"];
 
 /// The name of a callee.
 pub(crate) fn callee_name(index: u64) -> String {
@@ -74,6 +75,14 @@ impl Plan {
         Plan { kind, to: callee_name(to), method, params, timeout }
     }
 
+    /// A call that is answered at once, with so many bytes in it at least.
+    pub(crate) fn echo(rng: &mut Rng, callees: u32, pad_len: u64) -> Plan {
+        let to = rng.below(callees.into());
+        let pad = "x".repeat(usize::try_from(pad_len + rng.below(200)).expect("a small number"));
+        let params = json!({ "nonce": rng.below(1 << 31), "pad": pad });
+        Plan { kind: Kind::Echo, to: callee_name(to), method: "echo", params, timeout: TIMEOUT }
+    }
+
     /// Enters in the report how the call ended: with this answer, or with this code.
     pub(crate) fn judge(&self, report: &mut Report, outcome: Result<&Value, &str>) {
         match outcome {
@@ -90,7 +99,7 @@ impl Plan {
                 let fits = match code {
                     REFUSAL => self.kind == Kind::Refuse,
                     "TIMEOUT" | "DEADLINE_EXCEEDED" => self.kind == Kind::Short,
-                    code => KILL_CODES.contains(&code),
+                    code => CHAOS_CODES.contains(&code),
                 };
                 if !fits {
                     *report.unfit.entry(format!("{code} for a {:?} call", self.kind)).or_default() += 1;

@@ -8,6 +8,9 @@ use std::time::Duration;
 /// How often a caller tells what it has counted.
 pub(crate) const REPORT_INTERVAL: Duration = Duration::from_millis(50);
 
+/// How often every process gives a sign of life.
+pub(crate) const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(150);
+
 /// Counts of one caller since its start.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Report {

@@ -1,17 +1,19 @@
 //! A callee or caller process, from the soak's side.
 
 use crate::report::Report;
-use bro_testing::gateway::wait_for_exit;
+use bro_testing::gateway::{Signal, signal, wait_for_exit};
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 /// What kind of process a worker is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
     Callee,
+    OldCallee,
     Caller,
     OldCaller,
 }
@@ -25,12 +27,21 @@ pub(crate) struct Spec {
     pub(crate) pool_size: u32,
 }
 
+impl Spec {
+    /// Whether it serves calls, and makes none of its own.
+    pub(crate) fn is_callee(&self) -> bool {
+        matches!(self.role, Role::Callee | Role::OldCallee)
+    }
+}
+
 /// A running worker. Dropping it kills the process.
 #[derive(Debug)]
 pub(crate) struct Worker {
     child: Child,
     report: Arc<Mutex<Report>>,
     reader: Option<JoinHandle<()>>,
+    /// Until when it is stopped.
+    frozen_until: Option<Instant>,
 }
 
 impl Worker {
@@ -39,6 +50,7 @@ impl Worker {
         let mut command = Command::new(std::env::current_exe().expect("a program knows its path"));
         command.arg(match spec.role {
             Role::Callee => "callee",
+            Role::OldCallee => "old-callee",
             Role::Caller => "caller",
             Role::OldCaller => "old-caller",
         });
@@ -62,7 +74,7 @@ impl Worker {
                 }
             }
         });
-        Worker { child, report, reader: Some(reader) }
+        Worker { child, report, reader: Some(reader), frozen_until: None }
     }
 
     /// What it has told so far.
@@ -73,6 +85,25 @@ impl Worker {
     /// How it ended, if it did so by itself.
     pub(crate) fn has_died(&mut self) -> Option<String> {
         self.child.try_wait().expect("the child can be asked").map(|status| status.to_string())
+    }
+
+    /// Stops it with SIGSTOP until then.
+    pub(crate) fn freeze(&mut self, until: Instant) {
+        signal(&self.child, Signal::STOP);
+        self.frozen_until = Some(until);
+    }
+
+    /// Lets it go on if it was stopped until `now` or before.
+    pub(crate) fn thaw(&mut self, now: Instant) {
+        if self.frozen_until.is_some_and(|until| until <= now) {
+            signal(&self.child, Signal::CONT);
+            self.frozen_until = None;
+        }
+    }
+
+    /// Whether it is stopped.
+    pub(crate) fn is_frozen(&self) -> bool {
+        self.frozen_until.is_some()
     }
 
     /// Kills it with SIGKILL: what it told until then.
