@@ -377,9 +377,9 @@ impl Client {
                 shared.state.registered.load(Ordering::Acquire) || shared.state.lanes.load(Ordering::Acquire) > 0;
             // Whether a connection is on its way, the task knows as well, if it runs.
             let wait_for_service = options.wait_for_service.unwrap_or(shared.wait_for_service);
-            let may_wait = !wait_for_service.is_zero() && !is_notification;
-            let is_running = || shared.start.lock().unwrap_or_else(PoisonError::into_inner).is_none();
-            if !may_reach && !(may_wait && is_running()) {
+            let is_impatient = wait_for_service.is_zero() || is_notification;
+            let is_unstarted = || shared.start.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+            if !may_reach && (is_impatient || is_unstarted()) {
                 return Err(not_connected());
             }
             let begun = Instant::now();
