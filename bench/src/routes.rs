@@ -93,6 +93,8 @@ impl Table {
         for _ in 0..calls {
             let (caller, callee) = self.next_pair();
             let (caller, callee) = (self.peers[caller], self.peers[callee]);
+            // As a driver does that knows which connections are ready.
+            self.router.expect(&[0, STRIDE].map(|ahead| self.peers[(self.at + ahead) % self.peers.len()]));
             self.sink.forget();
             self.router.handle_frame(caller, self.frames.call(), NOW, &mut self.sink);
             ensure!(self.sink.to == Some(callee), "the call went elsewhere");

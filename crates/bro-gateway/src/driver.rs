@@ -306,9 +306,11 @@ impl Driver {
     fn read_ready(&mut self) {
         let budget = read_budget(self.readable.len());
         let mut readable = std::mem::take(&mut self.readable);
-        for peer in readable.drain(..) {
-            self.read(peer, budget);
+        for (at, peer) in readable.iter().enumerate() {
+            self.router.expect(&readable[at + 1..]);
+            self.read(*peer, budget);
         }
+        readable.clear();
         self.readable = readable;
     }
 

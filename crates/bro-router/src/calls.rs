@@ -25,6 +25,8 @@ pub(crate) enum Side {
 const SPARE_BUFFERS_MAX: usize = 1024;
 /// Larger buffers are given back.
 const SPARE_BUFFER_BYTES_MAX: usize = 1024;
+/// What a slot keeps for its next call: a method's name.
+const SLOT_TEXT_BYTES_MAX: usize = 64;
 /// Above this many slots an empty table gives its memory back.
 const IDLE_SLOTS_MAX: usize = 4096;
 
@@ -281,9 +283,21 @@ impl Calls {
         CallNumber { slot: index, generation: self.slots[index as usize].generation }.to_wire()
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn insert(&mut self, peers: &mut Peers, new: NewCall<'_>) -> u32 {
-        let mut text = self.spare.pop().unwrap_or_default();
+        let index = self.next_index();
+        if self.free == NIL {
+            self.slots.push(Call::free(self.first_generation));
+        }
+        let place = &mut self.slots[index as usize];
+        if self.free != NIL {
+            self.free = place.links[0].next;
+        }
+        if place.text.capacity() == 0 {
+            place.text = self.spare.pop().unwrap_or_default();
+        }
+        let text = &mut place.text;
+        text.clear();
         let (mut hash, mut own, mut is_tabled) = (0, "", true);
         match new.callee_id {
             CalleeId::Shared(of_id) => hash = of_id,
@@ -300,48 +314,24 @@ impl Calls {
                 }
             }
         }
-        let id_end = end_of(&text);
+        let id_end = end_of(text);
         text.extend_from_slice(own.as_bytes());
-        let callee_id_end = end_of(&text);
+        let callee_id_end = end_of(text);
         text.extend_from_slice(new.method.as_bytes());
-        let method_end = end_of(&text);
+        let method_end = end_of(text);
         if new.context.bytes.len() <= CONTEXT_ECHO_BYTES_MAX {
             text.extend_from_slice(new.context.bytes);
         }
         let context_end = u32::try_from(text.len()).expect("names and a short context");
         text.extend_from_slice(new.section);
         self.section_bytes += new.section.len();
-        let index = self.next_index();
-        let generation = self.slots.get(index as usize).map_or(self.first_generation, |place| place.generation);
-        let call = Call {
-            is_live: true,
-            is_tabled,
-            generation,
-            ends: [new.caller, new.callee],
-            links: [Link { prev: NIL, next: NIL }; 2],
-            parent: NIL,
-            child: NIL,
-            sibling: Link { prev: NIL, next: NIL },
-            hash,
-            caller_number,
-            root: new.root,
-            timer: new.timer,
-            started_us: new.started_us,
-            timeout_ms: new.timeout_ms,
-            id_end,
-            callee_id_end,
-            method_end,
-            context_encoding: new.context.encoding,
-            context_end,
-            text,
-        };
-        if self.free == NIL {
-            self.slots.push(call);
-        } else {
-            let place = &mut self.slots[index as usize];
-            self.free = place.links[0].next;
-            *place = call;
-        }
+        // A free slot has no parent and no children.
+        (place.is_live, place.is_tabled) = (true, is_tabled);
+        place.ends = [new.caller, new.callee];
+        (place.hash, place.caller_number, place.root) = (hash, caller_number, new.root);
+        (place.timer, place.started_us, place.timeout_ms) = (new.timer, new.started_us, new.timeout_ms);
+        (place.id_end, place.callee_id_end, place.method_end) = (id_end, callee_id_end, method_end);
+        (place.context_encoding, place.context_end) = (new.context.encoding, context_end);
         self.len += 1;
         self.link(peers, index, Side::Caller);
         self.link(peers, index, Side::Callee);
@@ -363,12 +353,26 @@ impl Calls {
     }
 
     /// Takes a call out of every list and table. Calls made for it go on without a parent. Its timer is the caller's business.
-    #[inline]
     pub(crate) fn remove(&mut self, peers: &mut Peers, index: u32) -> Call {
+        self.detach(peers, index);
+        let place = &mut self.slots[index as usize];
+        let ended = Call { text: std::mem::take(&mut place.text), ..*place };
+        self.release(index);
+        ended
+    }
+
+    /// The first half of [`Calls::remove`]: the call can still be read, until [`Calls::release`] gives its slot back.
+    #[inline]
+    pub(crate) fn detach(&mut self, peers: &mut Peers, index: u32) {
         self.unlink(peers, index, Side::Caller);
         self.unlink(peers, index, Side::Callee);
-        while self.take_child(index).is_some() {}
-        self.disown(index);
+        let Call { parent, child, .. } = self.slots[index as usize];
+        if child != NIL {
+            while self.take_child(index).is_some() {}
+        }
+        if parent != NIL {
+            self.disown(index);
+        }
         let place = &mut self.slots[index as usize];
         debug_assert!(place.is_live);
         if place.is_tabled {
@@ -381,17 +385,24 @@ impl Calls {
             entry.expect("every call with a number is in the table").remove();
         }
         self.section_bytes -= place.section().len();
-        let ended = Call { text: std::mem::take(&mut place.text), ..*place };
         place.is_live = false;
         place.generation = place.generation.wrapping_add(1).max(1);
-        place.context_end = 0;
+        self.len -= 1;
+    }
+
+    /// Makes the slot of a call that was detached free.
+    #[inline]
+    pub(crate) fn release(&mut self, index: u32) {
+        let place = &mut self.slots[index as usize];
+        debug_assert!(!place.is_live);
+        if place.text.capacity() > SLOT_TEXT_BYTES_MAX {
+            place.text = Vec::new();
+        }
         place.links[0].next = self.free;
         self.free = index;
-        self.len -= 1;
         if self.len == 0 && self.slots.len() > IDLE_SLOTS_MAX {
             self.give_back();
         }
-        ended
     }
 
     /// Takes one of the calls that were made for a call away from it; `None` when there is none left.

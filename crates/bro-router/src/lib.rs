@@ -35,6 +35,7 @@ mod lanes;
 mod outbox;
 mod parked;
 mod peers;
+mod prefetch;
 mod register;
 mod registry;
 mod reply;

@@ -8,6 +8,7 @@ use crate::config::RouterConfig;
 use crate::counters::Counters;
 use crate::event::CloseReason;
 use crate::outbox::{Outbox, Part, PeerId};
+use crate::prefetch::fetch;
 use crate::timers::{Timer, Timers};
 use crate::v2_peer::V2Peer;
 use bro_proto::Now;
@@ -196,6 +197,21 @@ impl Peers {
         (last.number == route && callee.serial == last.serial && callee.ring_next == last.callee).then_some(last.callee)
     }
 
+    /// Whom a peer called last, as far as that is known.
+    #[inline]
+    pub(crate) fn last_called(&self, slot: u32) -> Option<u32> {
+        self.slots.get(slot as usize).map(|peer| peer.last_route.callee)
+    }
+
+    /// Begins to fetch what a frame needs of a peer.
+    #[inline]
+    pub(crate) fn fetch(&self, slot: u32) {
+        if let Some(peer) = self.slots.get(slot as usize) {
+            fetch(&peer.generation);
+            fetch(&peer.calls);
+        }
+    }
+
     pub(crate) fn is_live(&self, slot: u32) -> bool {
         self.slots.get(slot as usize).is_some_and(|peer| peer.is_live)
     }
@@ -237,6 +253,10 @@ impl Peers {
         self.len += 1;
         if self.free == NIL {
             let slot = u32::try_from(self.slots.len()).expect("peers_max is far below 2^32");
+            if self.slots.len() == self.slots.capacity() {
+                // Less spare room than a vector takes by itself: places are large.
+                self.slots.reserve_exact(self.slots.len() / 4 + 16);
+            }
             self.slots.push(fresh(0));
             return slot;
         }
@@ -313,6 +333,7 @@ impl Peers {
     }
 
     /// The bytes that were queued, if any.
+    #[inline(always)]
     fn queue(
         &mut self,
         slot: u32,

@@ -277,9 +277,20 @@ impl Router {
         now: Now,
         out: &mut impl Outbox,
     ) {
-        if !self.reporter.wants(EventMask::RESPONSES) {
-            return;
+        if self.reporter.wants(EventMask::RESPONSES) {
+            self.report_wanted_response(call, status, gateway_code, now, out);
         }
+    }
+
+    #[cold]
+    fn report_wanted_response(
+        &mut self,
+        call: &Call,
+        status: Status,
+        gateway_code: Option<ErrorCode>,
+        now: Now,
+        out: &mut impl Outbox,
+    ) {
         let event = Event::ResponseRouted {
             from: &self.registry[self.peers[call.callee()].service].name,
             to: &self.registry[self.peers[call.caller()].service].name,

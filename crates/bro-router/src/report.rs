@@ -15,6 +15,7 @@ pub(crate) struct Reporter {
 
 impl Reporter {
     /// Whether anybody wants events of this kind. Texts for an event are prepared only then.
+    #[inline]
     pub(crate) fn wants(&self, kind: EventMask) -> bool {
         self.mask.has(kind) || self.log.is_recording()
     }

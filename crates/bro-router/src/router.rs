@@ -251,11 +251,18 @@ impl Router {
         self.peers.charged()
     }
 
+    #[inline]
     fn handle_body(&mut self, slot: u32, frame: &mut [u8], now: Now, out: &mut impl Outbox) {
         let speaks_v2 = self.peers[slot].v2.is_some();
         if speaks_v2 && v2::is_v2(frame) {
-            return self.handle_v2(slot, frame, now, out);
+            self.handle_v2(slot, frame, now, out);
+        } else {
+            self.handle_v1(slot, speaks_v2, frame, now, out);
         }
+    }
+
+    #[inline(never)]
+    fn handle_v1(&mut self, slot: u32, speaks_v2: bool, frame: &mut [u8], now: Now, out: &mut impl Outbox) {
         let body = &frame[FRAME_PREFIX_BYTES..];
         let mut header = v1::Header::empty(Encoding::Json);
         match v1::scan_into(body, &mut header) {

@@ -69,7 +69,7 @@ impl From<ErrorBody> for Refusal {
 impl Router {
     /// A CALL of a frame of `frame_bytes`: passes it on, or answers it. What is still to be done to the frame is the caller's business:
     /// the call points into it.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn route_call_v2(
         &mut self,
         caller: u32,
@@ -150,7 +150,7 @@ impl Router {
     }
 
     /// Checks what a call may do, and chooses its callee.
-    #[inline]
+    #[inline(always)]
     fn admit_v2(
         &mut self,
         caller: u32,
@@ -246,7 +246,7 @@ impl Router {
     }
 
     /// To a callee of version 2: the bytes that came in, completed where they lie.
-    #[inline]
+    #[inline(always)]
     fn forward_v2(
         &mut self,
         caller: u32,

@@ -1,6 +1,7 @@
 //! Frames of version 2: taken apart by kind; RESPONSEs and ERRORs on their way to the caller.
 
 use crate::calls::Call;
+use crate::event::{Event, EventMask};
 use crate::outbox::{Outbox, Part};
 use crate::reply::{check_carried, check_frame_size};
 use crate::router::Router;
@@ -12,7 +13,7 @@ use bro_proto::{ErrorBody, ErrorCode, Now};
 
 impl Router {
     /// A frame of version 2 came on a connection that speaks it.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn handle_v2(&mut self, slot: u32, frame: &mut [u8], now: Now, out: &mut impl Outbox) {
         match v2::parse(frame) {
             Ok(v2::Frame::Call(call)) => {
@@ -21,6 +22,15 @@ impl Router {
                 }
             }
             Ok(v2::Frame::Response { id, .. }) => self.route_answer_v2(slot, frame, id, Status::Success, now, out),
+            _ => self.handle_other_v2(slot, frame, now, out),
+        }
+    }
+
+    /// What comes less often than calls and results.
+    #[inline(never)]
+    fn handle_other_v2(&mut self, slot: u32, frame: &mut [u8], now: Now, out: &mut impl Outbox) {
+        match v2::parse(frame) {
+            Ok(v2::Frame::Call(_) | v2::Frame::Response { .. }) => unreachable!("the caller handled them"),
             Ok(v2::Frame::Error { id, .. }) => self.route_answer_v2(slot, frame, id, Status::Error, now, out),
             Ok(v2::Frame::Notify(_)) => self.route_notify(slot, frame, now, out),
             Ok(v2::Frame::Cancel { id, reason }) => self.cancel_call(slot, id, reason, now, out),
@@ -71,16 +81,22 @@ impl Router {
             self.counters.responses_dropped += 1;
             return;
         };
-        let call = self.calls.remove(&mut self.peers, index);
-        self.timers.remove(call.timer);
-        let caller = call.caller();
-        if let (Some(_), crate::calls::CallerId::Number(id)) = (&self.peers[caller].v2, call.caller_id()) {
+        let call = &self.calls[index];
+        let (caller, timer) = (call.caller(), call.timer);
+        self.timers.remove(timer);
+        if let Some(id) = call.caller_number() {
+            // Who names calls by numbers speaks version 2.
+            self.calls.detach(&mut self.peers, index);
             encode::readdress(frame, id);
             let parts = [Part::Inbound(frame)];
             self.peers.send(caller, &parts, now, &mut self.timers, &mut self.counters, out);
             self.counters.responses_routed += 1;
-            self.report_response(&call, status, None, now, out);
+            if self.reporter.wants(EventMask::RESPONSES) {
+                self.report_detached_response(index, status, now, out);
+            }
+            self.calls.release(index);
         } else {
+            let call = self.calls.remove(&mut self.peers, index);
             match self.write_v1_answer(&call, frame) {
                 Ok(made) => {
                     let parts = [Part::Scratch(&made)];
@@ -95,8 +111,24 @@ impl Router {
                     self.answer_failed(&call, &error, now, out);
                 }
             }
+            self.calls.recycle(call);
         }
-        self.calls.recycle(call);
+    }
+
+    #[cold]
+    fn report_detached_response(&mut self, index: u32, status: Status, now: Now, out: &mut impl Outbox) {
+        let Router { calls, peers, registry, reporter, .. } = self;
+        let call = &calls[index];
+        let event = Event::ResponseRouted {
+            from: &registry[peers[call.callee()].service].name,
+            to: &registry[peers[call.caller()].service].name,
+            method: call.method(),
+            status,
+            request_id: &call.caller_id().text(),
+            gateway_code: None,
+            elapsed_us: now.mono_us.saturating_sub(call.started_us),
+        };
+        reporter.report(event, now, out);
     }
 
     /// The answer as a caller of version 1 has to see it, proved well-formed.

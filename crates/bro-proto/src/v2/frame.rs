@@ -285,7 +285,7 @@ pub fn is_v2(frame: &[u8]) -> bool {
 }
 
 /// Reads a frame, prefix included. The caller knows that it is a v2 frame, and whole.
-#[inline]
+#[inline(always)]
 pub fn parse(frame: &[u8]) -> Result<Frame<'_>, WireError> {
     let Some((head, rest)) = frame.split_first_chunk::<HEAD_BYTES>() else { return Err(short(frame)) };
     let [_, _, _, _, _, kind, flags, codec, id @ ..] = head;
@@ -299,7 +299,7 @@ pub fn parse(frame: &[u8]) -> Result<Frame<'_>, WireError> {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn parse_call(frame: &[u8], codec: Codec, id: u64) -> Result<Call<'_>, WireError> {
     let Some((head, rest)) = frame.split_first_chunk::<CALL_HEAD_BYTES>() else { return Err(short(frame)) };
     let method_bytes = usize::from(u16::from_le_bytes([head[40], head[41]]));
@@ -329,6 +329,7 @@ fn parse_call(frame: &[u8], codec: Codec, id: u64) -> Result<Call<'_>, WireError
     })
 }
 
+#[inline(never)]
 fn parse_other<'a>(
     frame: &'a [u8],
     kind: u8,

@@ -96,7 +96,7 @@ impl Call {
     }
 
     /// A place without a call.
-    fn free(generation: u32) -> Call {
+    pub(super) fn free(generation: u32) -> Call {
         let unlinked = Link { prev: NIL, next: NIL };
         Call {
             is_live: false,
