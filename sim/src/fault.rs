@@ -47,6 +47,28 @@ pub enum Fault {
     ChangedBytes,
     /// The error of a callee of version 2 looks like the gateway's own.
     StolenVoice,
+    /// Who has a lane is not told that somebody watches from now on.
+    ForgetRevoke,
+    /// A lane is offered to processes of two users.
+    StrangerLane,
+    /// Both ends are told that they have the first side.
+    OneSidedLane,
+    /// A lane gets a number that another had.
+    UsedLane,
+    /// Lanes are offered to those who hardly call each other, and where there must not be any.
+    EagerLane,
+    /// A lane that has to be offered is not.
+    DropOffer,
+    /// An end is not told that both have opened the lane.
+    DropLaneReady,
+    /// It is told so twice.
+    RepeatLaneReady,
+    /// An end is not told that the lane is gone.
+    DropLaneClose,
+    /// That an end has lost its lane is not noticed.
+    DeafToLaneClose,
+    /// What was done on a lane is counted wrongly.
+    ChangedStats,
     /// A gateway that takes over has lost a call in flight.
     DropInTakeover,
     /// A gateway that takes over does not know which names were told.
@@ -55,7 +77,7 @@ pub enum Fault {
 
 impl Fault {
     /// Every defect there is.
-    pub const ALL: [Fault; 22] = [
+    pub const ALL: [Fault; 33] = [
         Fault::DropResponse,
         Fault::RepeatResponse,
         Fault::Misdirect,
@@ -76,6 +98,17 @@ impl Fault {
         Fault::RepeatAnswer,
         Fault::ChangedBytes,
         Fault::StolenVoice,
+        Fault::ForgetRevoke,
+        Fault::StrangerLane,
+        Fault::OneSidedLane,
+        Fault::UsedLane,
+        Fault::EagerLane,
+        Fault::DropOffer,
+        Fault::DropLaneReady,
+        Fault::RepeatLaneReady,
+        Fault::DropLaneClose,
+        Fault::DeafToLaneClose,
+        Fault::ChangedStats,
         Fault::DropInTakeover,
         Fault::ForgetInTakeover,
     ];
@@ -104,6 +137,17 @@ impl Fault {
             Fault::RepeatAnswer => "repeat-answer",
             Fault::ChangedBytes => "changed-bytes",
             Fault::StolenVoice => "stolen-voice",
+            Fault::ForgetRevoke => "forget-revoke",
+            Fault::StrangerLane => "stranger-lane",
+            Fault::OneSidedLane => "one-sided-lane",
+            Fault::UsedLane => "used-lane",
+            Fault::EagerLane => "eager-lane",
+            Fault::DropOffer => "drop-offer",
+            Fault::DropLaneReady => "drop-lane-ready",
+            Fault::RepeatLaneReady => "repeat-lane-ready",
+            Fault::DropLaneClose => "drop-lane-close",
+            Fault::DeafToLaneClose => "deaf-to-lane-close",
+            Fault::ChangedStats => "changed-stats",
             Fault::DropInTakeover => "drop-in-takeover",
             Fault::ForgetInTakeover => "forget-in-takeover",
         }
@@ -114,8 +158,19 @@ impl Fault {
         [Fault::None].into_iter().chain(Fault::ALL).find(|fault| fault.as_str() == name)
     }
 
-    /// Whether this defect shows now: one time in a hundred.
+    /// Whether this defect shows now: one time in a hundred; of those for which there is rarely an occasion, in three.
     pub(crate) fn strikes(self, kind: Fault, rng: &mut Rng) -> bool {
-        self == kind && rng.below(100) == 0
+        self == kind && rng.below(if kind.is_rare() { 3 } else { 100 }) == 0
+    }
+
+    fn is_rare(self) -> bool {
+        use Fault::{
+            ChangedStats, DeafToLaneClose, DropLaneClose, DropLaneReady, DropOffer, ForgetRevoke, NoCascade,
+            OneSidedLane, RepeatLaneReady, StrangerLane, UsedLane,
+        };
+        let is_of_lanes =
+            matches!(self, ForgetRevoke | StrangerLane | OneSidedLane | UsedLane | DropOffer | DropLaneReady)
+                || matches!(self, RepeatLaneReady | DropLaneClose | DeafToLaneClose | ChangedStats);
+        is_of_lanes || self == NoCascade
     }
 }

@@ -4,22 +4,27 @@
 //! | file | subject |
 //! |---|---|
 //! | `simulator` | the steps, and the order of inputs as a driver gives them |
+//! | `summary` | what a run did, or what it found |
 //! | `traffic`, `traffic_v2` | what random peers write |
 //! | `network` | connections and queues, as a driver would hold them |
 //! | `model`, `model_v2` | what is registered and in flight, what must come of each input, and what ends with what |
+//! | `lanes`, `traffic_lanes` | who must have a lane and who must not, and what random peers say of theirs |
 //! | `verdict`, `verdict_v1`, `verdict_v2` | the checks of one input's outputs |
 //! | `wire`, `wire_v2` | frames by code that shares nothing with bro-proto |
 //! | `takeover` | the router is replaced by one that was made from its state |
 //! | `fault`, `spoil` | deliberate defects, which the checks must catch |
 
 mod fault;
+mod lanes;
 mod model;
 mod model_v2;
 mod network;
 mod simulator;
 mod spoil;
+mod summary;
 mod takeover;
 mod traffic;
+mod traffic_lanes;
 mod traffic_v2;
 mod verdict;
 mod verdict_v1;
@@ -29,4 +34,5 @@ mod wire;
 mod wire_v2;
 
 pub use fault::Fault;
-pub use simulator::{Simulator, Summary, Violation, run};
+pub use simulator::{Simulator, run};
+pub use summary::{Summary, Violation};

@@ -1,12 +1,15 @@
 //! What is registered and in flight as an outsider knows it, and what must come of a message.
 
+use crate::lanes::Lanes;
 use crate::model_v2::Ending;
 use crate::network::{Connection, Id};
+use crate::traffic::{Shape, below};
 use crate::wire;
 use crate::wire_v2::Section;
 use bro_proto::Now;
 use bro_proto::limits::{CALL_ID_BYTES_MAX, CALL_TIMEOUT_MAX_MS, CHAIN_LEN_MAX, GATEWAY_SERVICE, POOL_SIZE_MAX};
 use bro_proto::name::check_service_name;
+use bro_proto::rng::Rng;
 use bro_router::{PeerId, RouterConfig};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -55,6 +58,8 @@ pub(crate) enum Phase {
 pub(crate) struct World {
     pub(crate) config: RouterConfig,
     pub(crate) now: Now,
+    /// See [`Shape`].
+    watch_rarity: u64,
     pub(crate) connections: BTreeMap<PeerId, Connection>,
     pub(crate) names: BTreeMap<PeerId, String>,
     pub(crate) services: BTreeMap<String, Service>,
@@ -73,6 +78,7 @@ pub(crate) struct World {
     /// Calls to the gateway that are not answered yet.
     pub(crate) inquiries: Vec<(PeerId, Id)>,
     pub(crate) phase: Phase,
+    pub(crate) lanes: Lanes,
     /// Sum of what is held for the peers.
     pub(crate) held: usize,
     /// Peers that went in the input being judged, with what was in flight to them.
@@ -82,8 +88,9 @@ pub(crate) struct World {
 }
 
 impl World {
-    pub(crate) fn new(config: RouterConfig, now: Now) -> Self {
+    pub(crate) fn new(config: RouterConfig, seed: u64, now: Now) -> Self {
         Self {
+            watch_rarity: [1, 300, 20_000][below(3, &mut Rng::new(seed))],
             config,
             now,
             connections: BTreeMap::new(),
@@ -98,10 +105,16 @@ impl World {
             roots: BTreeSet::new(),
             inquiries: Vec::new(),
             phase: Phase::Running,
+            lanes: Lanes::default(),
             held: 0,
             gone: Vec::new(),
             seen: BTreeMap::new(),
         }
+    }
+
+    pub(crate) fn shape(&self) -> Shape {
+        let RouterConfig { frame_bytes_max, depth_max, .. } = self.config;
+        Shape { frame_bytes_max, depth_max, watch_rarity: self.watch_rarity }
     }
 
     /// Counts an error code or a reason of a close.
@@ -210,6 +223,7 @@ impl World {
         self.names.insert(peer, name);
         let connection = self.connections.get_mut(&peer).expect("it is open");
         connection.speaks_v2 = self.config.speaks_v2 && register["metadata"]["bro"]["v"] == 2;
+        connection.takes_lanes = connection.speaks_v2 && register["metadata"]["bro"]["lanes"] == true;
     }
 
     /// The gateway has heard from a peer.

@@ -15,6 +15,7 @@ pub(crate) enum Order {
     Pause(PeerId),
     Resume(PeerId),
     Event(EventMask),
+    Offer(LaneOffer),
 }
 
 /// Collects orders while the router handles one input.
@@ -24,7 +25,6 @@ pub(crate) struct Orders {
     /// Where the inbound frame lies, to check what the router claims to be part of it.
     pub(crate) inbound: Option<(usize, usize)>,
     pub(crate) is_stray_part: bool,
-    pub(crate) offers: Vec<LaneOffer>,
 }
 
 impl Outbox for Orders {
@@ -55,7 +55,7 @@ impl Outbox for Orders {
     }
 
     fn offer_lane(&mut self, offer: LaneOffer) {
-        self.offers.push(offer);
+        self.list.push(Order::Offer(offer));
     }
 
     fn event(&mut self, event: Event<'_>) {
@@ -115,6 +115,8 @@ pub(crate) enum Arrival {
     Accepted(bool),
     /// CANCEL.
     Cancelled(u64),
+    /// LANE_OFFER, of which the router has charged nothing.
+    Offered(u64),
 }
 
 /// One connection, both ends.
@@ -153,6 +155,11 @@ pub(crate) struct Connection {
     /// Numbers that the peer has lately given to calls, and under which it was lately asked.
     pub(crate) made: VecDeque<u64>,
     pub(crate) asked: VecDeque<u64>,
+    /// It says in its REGISTER that it can use lanes, as far as version 2 is agreed on.
+    pub(crate) takes_lanes: bool,
+    /// Lanes that it was offered and has not answered, and those that it lately had to do with.
+    pub(crate) lane_offers: Vec<u64>,
+    pub(crate) lanes: VecDeque<u64>,
     /// Of the last one that it gave a call.
     pub(crate) last_id: u64,
     pub(crate) connected_ms: u64,
@@ -185,6 +192,9 @@ impl Connection {
             names: BTreeMap::new(),
             made: VecDeque::new(),
             asked: VecDeque::new(),
+            takes_lanes: false,
+            lane_offers: Vec::new(),
+            lanes: VecDeque::new(),
             last_id: 0,
             connected_ms: now_ms,
             mid_frame_since_ms: None,
@@ -198,8 +208,7 @@ impl Connection {
         self.answers -= (bytes * self.answers).div_ceil(self.held.max(1));
         self.held -= bytes;
         self.progress_ms = now_ms;
-        while bytes > 0 {
-            let (left, arrival) = self.queue.front_mut().expect("what is held is queued");
+        while let Some((left, arrival)) = self.queue.front_mut().filter(|front| bytes > 0 || front.0 == 0) {
             if bytes < *left {
                 *left -= bytes;
                 return;
@@ -219,6 +228,7 @@ impl Connection {
                     self.requests.retain(|request| request.id != Id::Number(number));
                 }
                 Some(Arrival::Cancelled(_)) => {}
+                Some(Arrival::Offered(number)) => self.lane_offers.push(number),
             }
             self.queue.pop_front();
         }

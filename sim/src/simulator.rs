@@ -2,8 +2,9 @@
 
 use crate::fault::Fault;
 use crate::model::{Phase, World};
-use crate::network::{Connection, Id, Manner, Orders};
-use crate::traffic::{self, Planned, Shape};
+use crate::network::{Arrival, Connection, Id, Manner, Order, Orders};
+use crate::summary::{Summary, Violation};
+use crate::traffic::{self, Planned, below};
 use crate::traffic_v2::{self, View};
 use crate::verdict::Input;
 use crate::wire_v2::{self, Frame};
@@ -11,85 +12,8 @@ use bro_proto::Now;
 use bro_proto::frame::Deframer;
 use bro_proto::rng::Rng;
 use bro_proto::v1::Encoding;
-use bro_router::{EventMask, PeerId, PeerIdentity, Router, RouterConfig};
+use bro_router::{EventMask, LaneOffer, LanePolicy, PeerId, PeerIdentity, Router, RouterConfig};
 use serde_json::json;
-use std::collections::BTreeMap;
-use std::fmt;
-
-/// The router did what it must not, or did not what it must.
-#[derive(Clone, Debug)]
-pub struct Violation {
-    /// The seed of the run.
-    pub seed: u64,
-    /// The step at which it came out.
-    pub step: u64,
-    /// The deliberate defect of the run.
-    pub fault: Fault,
-    /// What is wrong.
-    pub what: String,
-}
-
-impl fmt::Display for Violation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Violation { seed, step, fault, what } = self;
-        write!(
-            f,
-            "seed {seed}, step {step}: {what}\nrepeat it: cargo run --release -p bro-sim -- --seed {seed} --steps {}",
-            step + 1
-        )?;
-        if *fault != Fault::None {
-            write!(f, " --fault {}", fault.as_str())?;
-        }
-        Ok(())
-    }
-}
-
-/// What a run did.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Summary {
-    /// Steps taken.
-    pub steps: u64,
-    /// Inputs given to the router.
-    pub inputs: u64,
-    /// What the router counted.
-    pub counters: bro_router::Counters,
-    /// How often each error code was told, and each reason of a close was given.
-    pub seen: BTreeMap<String, u64>,
-}
-
-impl Summary {
-    /// Both runs together, as far as they can be added up.
-    pub fn add(&mut self, other: &Summary) {
-        self.steps += other.steps;
-        self.inputs += other.inputs;
-        for (what, count) in &other.seen {
-            *self.seen.entry(what.clone()).or_default() += count;
-        }
-        let (sum, more) = (&mut self.counters, &other.counters);
-        sum.calls_routed += more.calls_routed;
-        sum.calls_refused += more.calls_refused;
-        sum.responses_routed += more.responses_routed;
-        sum.responses_dropped += more.responses_dropped;
-        sum.calls_timed_out += more.calls_timed_out;
-        sum.calls_lost += more.calls_lost;
-        sum.calls_abandoned += more.calls_abandoned;
-        sum.calls_cancelled += more.calls_cancelled;
-        sum.notifications_routed += more.notifications_routed;
-        sum.notifications_dropped += more.notifications_dropped;
-        sum.registrations += more.registrations;
-        sum.connections += more.connections;
-        sum.connections_dropped += more.connections_dropped;
-        sum.malformed += more.malformed;
-        sum.registrations_refused += more.registrations_refused;
-        sum.frames_in += more.frames_in;
-        sum.bytes_in += more.bytes_in;
-        sum.frames_out += more.frames_out;
-        sum.bytes_out += more.bytes_out;
-        sum.calls_introspection += more.calls_introspection;
-        sum.heartbeats += more.heartbeats;
-        sum.frames_ignored += more.frames_ignored;
-    }
-}
 
 /// Runs `steps` steps from one seed, and then lets everything come to rest.
 pub fn run(seed: u64, steps: u64, fault: Fault) -> Result<Summary, Violation> {
@@ -130,8 +54,8 @@ impl Simulator {
             step: 0,
             inputs: 0,
             fault,
-            router: Router::new(config.clone(), rng.next_u64(), now),
-            world: World::new(config, now),
+            router: Router::new(defective(&config, fault), rng.next_u64(), now),
+            world: World::new(config, rng.next_u64(), now),
             events: EventMask::NONE,
             orders: Orders::default(),
             past: Summary::default(),
@@ -167,18 +91,26 @@ impl Simulator {
             self.past.add(&self.summary());
             let now = self.world.now;
             let config = random_config(&mut self.rng);
-            self.router = Router::new(config.clone(), self.rng.next_u64(), now);
+            self.router = Router::new(defective(&config, self.fault), self.rng.next_u64(), now);
             self.router.set_events(self.events);
-            self.world = World::new(config, now);
+            let recalled = self.world.lanes.recall();
+            self.world = World::new(config, self.rng.next_u64(), now);
+            self.world.lanes.recalled = recalled;
         }
         match self.rng.below(1000) {
             0..60 => self.pass_time(),
             60..80 => self.connect(),
             80..84 => self.disconnect(),
             84 => {
-                self.events = EventMask::from_bits((self.rng.next_u64() & 31) as u8);
+                let mut bits = (self.rng.next_u64() & 31) as u8;
+                if self.rng.below(3) > 0 {
+                    bits &= !(EventMask::CALLS.bits() | EventMask::RESPONSES.bits());
+                }
+                self.events = EventMask::from_bits(bits);
                 self.router.set_events(self.events);
-                Ok(())
+                // As the driver does it: who watches from now on misses nothing.
+                self.router.handle_time(self.world.now, &mut self.orders);
+                self.judge(&Input::Time)
             }
             85 if self.rng.below(10) == 0 => self.drain(),
             86..90 => self.take_over(),
@@ -195,6 +127,12 @@ impl Simulator {
         expect("calls in flight", self.router.in_flight_len(), self.world.flights.len())?;
         expect("parked calls", self.router.parked_len(), self.world.inquiries.len())?;
         expect("peers", self.router.peers_len(), self.world.connections.len())?;
+        expect("lanes", self.router.lanes_len(), self.world.lanes.open.len())?;
+        let counters = self.router.counters();
+        let counted = [counters.lane_calls, counters.lane_errors, counters.lane_bytes];
+        if counted != self.world.lanes.totals {
+            return Err(format!("on lanes {counted:?} are counted, should be {:?}", self.world.lanes.totals));
+        }
         expect("bytes charged", self.router.charged_bytes(), self.world.held)?;
         if self.step.is_multiple_of(CHECK_INTERVAL_STEPS) {
             let mut names = self.router.service_names();
@@ -258,7 +196,9 @@ impl Simulator {
                 };
                 let encoding = if self.rng.below(2) == 0 { Encoding::Json } else { Encoding::Msgpack };
                 let mut connection = Connection::new(manner, encoding, identity, self.world.now.mono_ms());
-                connection.offers_v2 = self.rng.below(5) > 1;
+                // Where every pair that calls gets a lane, all are clients of today.
+                let is_modern = self.world.config.lanes == LanePolicy::Always;
+                connection.offers_v2 = is_modern || self.rng.below(5) > 1;
                 if self.world.connections.insert(peer, connection).is_some() {
                     return Err(format!("{peer:?} is given away twice"));
                 }
@@ -269,6 +209,7 @@ impl Simulator {
 
     fn disconnect(&mut self) -> Result<(), String> {
         let Some(peer) = self.random_peer() else { return Ok(()) };
+        self.world.lose_lanes(peer, false);
         self.world.take_down(peer);
         if self.fault.strikes(Fault::ForgetDisconnect, &mut self.rng) {
             self.world.gone.clear();
@@ -301,8 +242,7 @@ impl Simulator {
 
     fn peer_writes(&mut self) -> Result<(), String> {
         let Some(peer) = self.random_peer() else { return Ok(()) };
-        let shape =
-            Shape { frame_bytes_max: self.world.config.frame_bytes_max, depth_max: self.world.config.depth_max };
+        let shape = self.world.shape();
         let connection = self.world.connections.get_mut(&peer).expect("it is open");
         // A peer whose bytes are not taken waits, as it would with a full socket.
         if connection.outgoing.len() < 8192 {
@@ -314,8 +254,17 @@ impl Simulator {
                 (Some(name), Some(true)) => {
                     let flights = self.world.flights.iter().filter(|flight| flight.callee != peer);
                     let foreign: Vec<u64> = flights.filter_map(|flight| flight.callee_id.number()).collect();
-                    let (services, foreign, now) = (services.as_slice(), foreign.as_slice(), self.world.now);
-                    traffic_v2::write(connection, &View { name, services, foreign, shape, now }, &mut self.rng);
+                    let lanes: Vec<u64> = self.world.lanes.open.keys().copied().collect();
+                    let view = View {
+                        name,
+                        services: &services,
+                        foreign: &foreign,
+                        lanes: &lanes,
+                        recalled: &self.world.lanes.recalled,
+                        shape,
+                        now: self.world.now,
+                    };
+                    traffic_v2::write(connection, &view, &mut self.rng);
                 }
                 _ => traffic::write(connection, name, &services, shape, self.world.now, &mut self.rng),
             }
@@ -422,6 +371,17 @@ impl Simulator {
         }
         self.world.adopt_encoding(peer, planned);
         let mut frame = frame.to_vec();
+        if let Planned::V2(said, _) = planned {
+            match said.kind {
+                wire_v2::LANE_CLOSE if self.fault.strikes(Fault::DeafToLaneClose, &mut self.rng) => {
+                    return self.judge(&Input::Frame(peer, planned));
+                }
+                wire_v2::STATS if self.fault.strikes(Fault::ChangedStats, &mut self.rng) => {
+                    frame.get_mut(16).into_iter().for_each(|byte| *byte ^= 4);
+                }
+                _ => {}
+            }
+        }
         let start = frame.as_ptr() as usize;
         self.orders.inbound = Some((start, start + frame.len()));
         self.router.handle_frame(sender, &mut frame, self.world.now, &mut self.orders);
@@ -467,13 +427,35 @@ impl Simulator {
         if self.router.is_drained() {
             self.world.phase = Phase::Ended;
         }
-        self.world.judge(input, orders, self.events)
+        let offers: Vec<LaneOffer> = orders.iter().filter_map(offer_of).cloned().collect();
+        self.world.judge(input, orders, self.events)?;
+        offers.into_iter().try_for_each(|offer| self.hand_out(&offer))
+    }
+
+    /// As a driver does it at the end of a wakeup: to both or to none, and what was not charged never waits for long.
+    fn hand_out(&mut self, offer: &LaneOffer) -> Result<(), String> {
+        let is_open = |peer: &PeerId| self.world.connections.contains_key(peer);
+        let is_idle = |peer: &PeerId| self.world.connections.get(peer).is_some_and(|connection| connection.held == 0);
+        // What is queued may be gone by then.
+        let may_wait = self.rng.below(3) > 0 && offer.peers.iter().all(is_open);
+        let is_possible = may_wait || offer.peers.iter().all(is_idle);
+        if !is_possible || self.rng.below(20) == 0 {
+            self.router.handle_offer_failed(offer.number, self.world.now, &mut self.orders);
+            return self.judge(&Input::OfferFailed(offer.number));
+        }
+        for peer in &offer.peers {
+            let connection = self.world.connections.get_mut(peer).expect("looked at above");
+            match connection.held {
+                0 => connection.lane_offers.push(offer.number),
+                _ => connection.queue.push_back((0, Some(Arrival::Offered(offer.number)))),
+            }
+        }
+        Ok(())
     }
 
     /// Everybody reads, nobody calls: all calls end. Then everybody falls silent: all connections end.
     fn rest(&mut self) -> Result<(), String> {
-        let shape =
-            Shape { frame_bytes_max: self.world.config.frame_bytes_max, depth_max: self.world.config.depth_max };
+        let shape = self.world.shape();
         // Longer than any wait that the traffic asks for, and than the watch lease.
         for _ in 0..180 {
             self.world.now.mono_us += 100_000;
@@ -533,10 +515,23 @@ impl Simulator {
     }
 }
 
+fn offer_of(order: &Order) -> Option<&LaneOffer> {
+    match order {
+        Order::Offer(offer) => Some(offer),
+        _ => None,
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ReadEnd {
     Open,
     Broken,
+}
+
+/// What the router is told, where its defect is not to heed it.
+fn defective(config: &RouterConfig, fault: Fault) -> RouterConfig {
+    let lanes = if fault == Fault::EagerLane { LanePolicy::Always } else { config.lanes };
+    RouterConfig { lanes, ..config.clone() }
 }
 
 /// Limits so small that random traffic reaches them.
@@ -544,8 +539,8 @@ fn random_config(rng: &mut Rng) -> RouterConfig {
     let frame_bytes_max = 2048 << rng.below(2);
     RouterConfig {
         speaks_v2: rng.below(12) > 0,
-        lanes: bro_router::LanePolicy::Auto,
-        lane_calls_min: 256,
+        lanes: [LanePolicy::Off, LanePolicy::Auto, LanePolicy::Auto, LanePolicy::Always][below(4, rng)],
+        lane_calls_min: 2 + u32::try_from(rng.below(3)).expect("small"),
         heartbeat_interval_ms: 2000,
         call_timeout_ms: 1500,
         register_timeout_ms: 1000,

@@ -23,6 +23,10 @@ impl Simulator {
         let is_response = |frame: &[u8]| wire::parse(frame).is_ok_and(|(message, _)| message["type"] == "RESPONSE");
         let mut at = 0;
         while at < orders.len() {
+            if self.spoil_offer(orders, at) {
+                orders.remove(at);
+                continue;
+            }
             let Order::Send { peer, frame } = &mut orders[at] else {
                 at += 1;
                 continue;
@@ -83,14 +87,42 @@ impl Simulator {
         orders.append(&mut self.orders.list);
     }
 
+    /// Changes what two peers are offered. True when they are not to be offered anything.
+    fn spoil_offer(&mut self, orders: &mut [Order], at: usize) -> bool {
+        let Order::Offer(offer) = &mut orders[at] else { return false };
+        if !self.fault.strikes(self.fault, &mut self.rng) {
+            return false;
+        }
+        match self.fault {
+            Fault::DropOffer => return true,
+            Fault::OneSidedLane => offer.frames[1][16] = 0,
+            Fault::StrangerLane => {
+                let uid = self.world.connections[&offer.peers[0]].identity.uid;
+                let stranger = self.world.connections.iter().find(|(_, connection)| connection.identity.uid != uid);
+                offer.peers[1] = stranger.map_or(offer.peers[1], |(peer, _)| *peer);
+            }
+            Fault::UsedLane => {
+                if let Some(number) = self.world.lanes.any_used() {
+                    offer.number = number;
+                    offer.frames.iter_mut().for_each(|frame| frame[8..16].copy_from_slice(&number.to_le_bytes()));
+                }
+            }
+            _ => {}
+        }
+        false
+    }
+
     fn spoil_v2(&mut self, peer: PeerId, mut frame: Frame) -> Spoilt {
         let (kind, flags) = (frame.kind, frame.flags);
         if !fits(self.fault, &frame) || !self.fault.strikes(self.fault, &mut self.rng) {
             return Spoilt::Not;
         }
         match (self.fault, &mut frame.body) {
-            (Fault::DropCancel | Fault::NoCascade | Fault::DropName, _) => return Spoilt::Lost,
-            (Fault::RepeatAnswer, _) => return Spoilt::Twice,
+            (Fault::DropCancel | Fault::NoCascade | Fault::DropName, _)
+            | (Fault::ForgetRevoke | Fault::DropLaneReady | Fault::DropLaneClose, _) => {
+                return Spoilt::Lost;
+            }
+            (Fault::RepeatAnswer | Fault::RepeatLaneReady, _) => return Spoilt::Twice,
             (Fault::StaleRoute, _) => {
                 let own = self.world.names.get(&peer);
                 let others = self.world.connections.iter();
@@ -119,6 +151,9 @@ fn fits(fault: Fault, frame: &Frame) -> bool {
         // Not the answer to a call that comes too late to be made for another.
         (Fault::NoCascade, Body::Failure { message, .. }) => message.ends_with("was given up"),
         (Fault::DropName, _) => frame.kind == wire_v2::NAME,
+        (Fault::DropLaneReady | Fault::RepeatLaneReady, _) => frame.kind == wire_v2::LANE_READY,
+        (Fault::DropLaneClose, Body::Other(why)) => frame.kind == wire_v2::LANE_CLOSE && why == &[0],
+        (Fault::ForgetRevoke, Body::Other(why)) => frame.kind == wire_v2::LANE_CLOSE && why == &[1],
         (Fault::StaleRoute | Fault::WrongName | Fault::GrownDeadline, Body::Call(_)) => true,
         (Fault::ForgetDepth, Body::Call(call)) => call.section.is_some(),
         (Fault::RepeatAnswer, _) => is_answer,

@@ -33,6 +33,8 @@ pub(crate) const METHODS: [&str; 4] = ["get", "create", "löschen", "a\"b\\c"];
 pub(crate) struct Shape {
     pub(crate) frame_bytes_max: usize,
     pub(crate) depth_max: u32,
+    /// Of so many questions for events one is asked. Where many are, somebody watches all the time, and there are no lanes.
+    pub(crate) watch_rarity: u64,
 }
 
 /// Lets a peer write one thing. `name` is its service, once registered; `services` are all that are.
@@ -62,7 +64,7 @@ pub(crate) fn write(
             0..3 => json!({"type": "HEARTBEAT", "from": name.unwrap_or("?"), "timestamp": now.wall_ms}),
             3 => register_again(name, rng),
             4 => json!({"type": "GREETING", "id": "1", "extra": [1, 2]}),
-            5..8 => inquire(connection, name, now, rng),
+            5..8 => inquire(connection, name, shape, now, rng),
             _ => call(connection, name, services, shape, now, rng),
         },
     };
@@ -118,7 +120,12 @@ fn register(connection: &Connection, services: &[&str], rng: &mut Rng) -> Value 
         metadata.insert("poolIndex".into(), json!(rng.below(4)));
     }
     if connection.offers_v2 {
-        metadata.insert("bro".into(), json!({"v": 2}));
+        let lanes = match rng.below(8) {
+            0 => json!({"v": 2}),
+            1 => json!({"v": 2, "lanes": "yes"}),
+            _ => json!({"v": 2, "lanes": true}),
+        };
+        metadata.insert("bro".into(), lanes);
     } else if rng.below(8) == 0 {
         // What is no offer of version 2.
         metadata.insert("bro".into(), [json!({"v": 3}), json!({"v": "2"}), json!({}), json!(2)][below(4, rng)].clone());
@@ -220,13 +227,14 @@ fn context(from: &str, to: &str, shape: Shape, now: Now, rng: &mut Rng) -> Value
     context
 }
 
-pub(crate) fn inquire(connection: &mut Connection, name: Option<&str>, now: Now, rng: &mut Rng) -> Value {
+pub(crate) fn inquire(connection: &mut Connection, name: Option<&str>, shape: Shape, now: Now, rng: &mut Rng) -> Value {
     connection.last_id += 1;
     let (method, params) = match rng.below(7) {
         0 => ("status", json!({})),
         1 => ("services", Value::Null),
         2 => ("service", json!({"name": pick(&NAMES, rng)})),
         3 => ("waitFor", json!({"service": pick(&NAMES[..7], rng), "timeoutMs": rng.below(3000)})),
+        4 | 5 if rng.below(shape.watch_rarity) > 0 => ("ping", json!({})),
         4 => ("events", json!({"cursor": rng.below(50), "timeoutMs": rng.below(2000), "max": rng.below(9)})),
         5 => ("events", json!([1])),
         _ => ("ping", json!({})),

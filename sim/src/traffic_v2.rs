@@ -2,6 +2,7 @@
 
 use crate::network::{Connection, Id, Manner, Request, remember};
 use crate::traffic::{self, METHODS, NAMES, Planned, Shape, below, params, pick};
+use crate::traffic_lanes;
 use crate::wire_v2::{self, Body, Call, Frame, Section};
 use bro_proto::Now;
 use bro_proto::rng::Rng;
@@ -17,6 +18,9 @@ pub(crate) struct View<'a> {
     pub(crate) services: &'a [&'a str],
     /// Numbers of the gateway's, of calls that others work on.
     pub(crate) foreign: &'a [u64],
+    /// Numbers of the lanes that there are, and of some that an earlier gateway had given away.
+    pub(crate) lanes: &'a [u64],
+    pub(crate) recalled: &'a [u64],
     pub(crate) shape: Shape,
     pub(crate) now: Now,
 }
@@ -28,6 +32,12 @@ pub(crate) fn write(connection: &mut Connection, view: &View<'_>, rng: &mut Rng)
     }
     if !connection.requests.is_empty() && rng.below(2) == 0 {
         return write_answer(connection, view, rng);
+    }
+    if !connection.lane_offers.is_empty() && rng.below(3) == 0 {
+        return traffic_lanes::answer_offer(connection, view, rng);
+    }
+    if rng.below(24) == 0 {
+        return traffic_lanes::write(connection, view, rng);
     }
     match rng.below(48) {
         0..3 => push(connection, bare(wire_v2::PING, rng.next_u64()), None, view.shape),
@@ -48,7 +58,7 @@ pub(crate) fn write(connection: &mut Connection, view: &View<'_>, rng: &mut Rng)
 }
 
 /// Puts a frame into the stream, unless it is too large.
-fn push(connection: &mut Connection, frame: Frame, serial: Option<u64>, shape: Shape) {
+pub(crate) fn push(connection: &mut Connection, frame: Frame, serial: Option<u64>, shape: Shape) {
     let bytes = wire_v2::write(&frame);
     if bytes.len() <= shape.frame_bytes_max + 4 {
         connection.outgoing.extend_from_slice(&bytes);
@@ -84,7 +94,12 @@ fn route_to(connection: &mut Connection, to: &str, shape: Shape, rng: &mut Rng) 
 }
 
 fn call(connection: &mut Connection, view: &View<'_>, kind: u8, rng: &mut Rng) {
-    let to = if view.services.is_empty() || rng.below(12) == 0 { pick(&NAMES, rng) } else { pick(view.services, rng) };
+    let to = match connection.routes_written.first() {
+        // Some call one service much.
+        Some(first) if view.services.contains(&first.as_str()) && rng.below(5) == 0 => &first.clone(),
+        _ if view.services.is_empty() || rng.below(12) == 0 => pick(&NAMES, rng),
+        _ => pick(view.services, rng),
+    };
     let peer = route_to(connection, to, view.shape, rng);
     let working: Vec<u64> = connection.requests.iter().filter_map(|request| request.id.number()).collect();
     let origin = match rng.below(20) {
@@ -153,7 +168,9 @@ fn payload(shape: Shape, rng: &mut Rng) -> (u8, Vec<u8>) {
 }
 
 fn inquire(connection: &mut Connection, view: &View<'_>, rng: &mut Rng) {
-    let Value::Object(question) = traffic::inquire(connection, Some(view.name), view.now, rng) else { return };
+    let Value::Object(question) = traffic::inquire(connection, Some(view.name), view.shape, view.now, rng) else {
+        return;
+    };
     let peer = route_to(connection, "bro.gateway", view.shape, rng);
     let method = question["method"].as_str().expect("it has one").to_owned();
     let payload = serde_json::to_vec(&question["params"]).expect("a value is JSON");
@@ -257,8 +274,6 @@ fn break_a_call(connection: &mut Connection, view: &View<'_>, rng: &mut Rng) {
         }
     }
     let planned = match wire_v2::read(&bytes) {
-        // What lanes do is not simulated.
-        Ok(Frame { kind: 12 | 16..=18, .. }) => return,
         Ok(frame) => {
             if frame.kind == wire_v2::RESOLVE
                 && let Body::Name(name) = &frame.body

@@ -19,6 +19,8 @@ pub(crate) enum Input<'a> {
     Frame(PeerId, &'a Planned),
     Written,
     Disconnect,
+    /// The driver could not hand out a lane.
+    OfferFailed(u64),
     Time,
     Drain,
     Stop,
@@ -71,6 +73,7 @@ impl World {
             self.flights.retain(|other| other.serial != flight.serial);
         }
         let told_to_drain = self.take_in(input, &forecast);
+        self.take_in_lanes(input, &orders, events);
         let mut tally = Tally::default();
         for order in orders {
             match order {
@@ -97,6 +100,7 @@ impl World {
                     }
                     self.heard(peer);
                 }
+                Order::Offer(offer) => self.offered(input, &offer)?,
                 Order::Event(kind) if events.has(kind) => {}
                 Order::Event(kind) => return Err(format!("an event {kind:?} that nobody listens to")),
             }
@@ -104,6 +108,7 @@ impl World {
         self.check_outcome(input, &forecast, answered.as_ref(), &tally)?;
         self.check_frames_of_v2(input, &forecast, &tally, &told_to_drain)?;
         self.check_endings()?;
+        self.check_lanes()?;
         self.gone.clear();
         Ok(())
     }
@@ -367,6 +372,7 @@ impl World {
         }
         self.saw(reason.as_str());
         tally.closed.push((peer, reason));
+        self.lose_lanes(peer, reason == CloseReason::Stopping);
         self.take_down(peer);
         Ok(())
     }
@@ -410,6 +416,9 @@ impl World {
                         if message["to"] == GATEWAY_SERVICE && forecast.refusals.is_empty() && ends == 0 && is_open {
                             let id = message["id"].as_str().expect("it was not refused").to_owned();
                             self.inquiries.push((*peer, Id::Text(id)));
+                            if message["method"] == "events" {
+                                self.watched();
+                            }
                             ends = 1;
                         }
                         if ends > 1 || ends == 0 && is_open {

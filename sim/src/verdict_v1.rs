@@ -112,6 +112,9 @@ impl World {
             && is_own
         {
             if call["to"] == GATEWAY_SERVICE && forecast.refusals.is_empty() {
+                if code.is_none() && call["method"] == "events" {
+                    self.watched();
+                }
                 tally.refused += 1;
                 return Ok(());
             }

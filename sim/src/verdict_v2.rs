@@ -83,6 +83,7 @@ impl World {
                 return Ok(Some(Arrival::Cancelled(frame.id)));
             }
             (wire_v2::NAME, Body::Name(name)) => self.check_name(input, peer, frame, name, tally)?,
+            (wire_v2::LANE_READY | wire_v2::LANE_CLOSE, _) => self.told_of_lane(peer, frame)?,
             (wire_v2::PONG, _) => {
                 let is_asked = matches!(input, Input::Frame(from, Planned::V2(ping, _))
                     if *from == peer && ping.kind == wire_v2::PING && ping.id == frame.id);
@@ -207,6 +208,10 @@ impl World {
             context: Some(context),
             echo: expected.echo,
         });
+        if is_from_v2 {
+            let flight = self.flights.last().cloned().expect("just added");
+            self.count_for_lane(&flight);
+        }
         Ok(())
     }
 
@@ -311,10 +316,13 @@ impl World {
             && tally.forwarded + tally.refused == 0
         {
             tally.refused += 1;
+            let Body::Call(call) = &asked.body else { return Err(format!("{asked:?} is answered")) };
             if forecast.prospect.to == GATEWAY_SERVICE {
+                if code.is_none() && call.method == "events" {
+                    self.watched();
+                }
                 return Ok(());
             }
-            let Body::Call(call) = &asked.body else { return Err(format!("{asked:?} is answered")) };
             let is_right = is_own
                 && match code {
                     Some("PAYLOAD_TOO_LARGE") => forecast.may_be_too_large,
@@ -483,6 +491,9 @@ impl World {
                 let is_asked = forecast.prospect.to == GATEWAY_SERVICE;
                 if is_asked && ends == 0 && is_open {
                     self.inquiries.push((peer, Id::Number(frame.id)));
+                    if matches!(&frame.body, Body::Call(call) if call.method == "events") {
+                        self.watched();
+                    }
                 } else if ends > 1 || ends == 0 && is_open {
                     return Err(format!("{ends} ends of {frame:?}"));
                 }

@@ -1,5 +1,8 @@
 //! What the router has done since it started.
 
+/// No counter goes further. Those that count themselves never come near it; those that peers tell stop there.
+pub(crate) const COUNT_MAX: u64 = u64::MAX / 2;
+
 /// Totals since the start. Plain numbers: one thread owns the router.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(default)]

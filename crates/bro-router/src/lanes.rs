@@ -7,6 +7,7 @@
 #[path = "state/lanes.rs"]
 mod state;
 
+use crate::counters::COUNT_MAX;
 use crate::event::{CloseReason, EventMask};
 use crate::outbox::{LaneOffer, Outbox, Part};
 use crate::peers::NIL;
@@ -196,10 +197,8 @@ impl Router {
         let has_one = own.iter().any(|lane| theirs.contains(lane));
         let is_full =
             self.lanes.len() >= LANES_MAX || own.len() >= LANES_PER_PEER_MAX || theirs.len() >= LANES_PER_PEER_MAX;
-        let is_own = self.peers[caller].service == self.peers[callee].service;
-        // One end can make the other wait in a system call, see docs/lanes.md: only those who could stop each other anyway.
-        let is_same_user = self.peers[caller].identity.uid == self.peers[callee].identity.uid;
-        if !takes_lanes || has_one || is_full || is_own || !is_same_user || self.is_watched() || self.is_draining() {
+        let is_pair = self.is_pair(caller, callee);
+        if !takes_lanes || has_one || is_full || !is_pair || self.is_watched() || self.is_draining() {
             return;
         }
         let number = self.fresh_lane_number();
@@ -227,10 +226,12 @@ impl Router {
             // The other end may take its time to come back.
             None => self.insert_lane(number, [slot, NIL], None),
         };
+        let first = self.lanes.records[index as usize].ends[0];
+        let may_join = self.is_pair(first, slot) && !self.is_lane_list_full(slot);
         let record = &mut self.lanes.records[index as usize];
         let side = match record.side(slot) {
             Some(side) => side,
-            None if record.ends[1] == NIL => {
+            None if record.ends[1] == NIL && may_join => {
                 record.ends[1] = slot;
                 self.peers[slot].v2.as_mut().expect("it speaks version 2").lanes.push(index);
                 1
@@ -270,9 +271,12 @@ impl Router {
         let record = &mut self.lanes.records[index as usize];
         let Some(side) = record.side(slot) else { return };
         let before = std::mem::replace(&mut record.stats[side], stats);
-        self.counters.lane_calls += stats.calls.saturating_sub(before.calls);
-        self.counters.lane_errors += stats.errors.saturating_sub(before.errors);
-        self.counters.lane_bytes += stats.bytes.saturating_sub(before.bytes);
+        // What a peer tells may be anything: the sums stop where the next gateway would not take them over.
+        let add = |sum: u64, now: u64, before: u64| sum.saturating_add(now.saturating_sub(before)).min(COUNT_MAX);
+        let counters = &mut self.counters;
+        counters.lane_calls = add(counters.lane_calls, stats.calls, before.calls);
+        counters.lane_errors = add(counters.lane_errors, stats.errors, before.errors);
+        counters.lane_bytes = add(counters.lane_bytes, stats.bytes, before.bytes);
     }
 
     /// A lane that was offered, or told of by one peer, has not become one.
@@ -375,6 +379,13 @@ impl Router {
                 return number;
             }
         }
+    }
+
+    /// Whether two peers may have a lane together. One end can make the other wait in a system call, see docs/lanes.md: only those who could
+    /// stop each other anyway.
+    fn is_pair(&self, first: u32, second: u32) -> bool {
+        let [first, second] = [first, second].map(|slot| &self.peers[slot]);
+        first.identity.uid == second.identity.uid && first.service != second.service
     }
 
     fn is_lane_list_full(&self, slot: u32) -> bool {

@@ -8,7 +8,7 @@ use bro_proto::limits::{
 use bro_proto::v2::encode::{self, CallHead};
 use bro_proto::v2::lane::{CloseLane, LaneStats, Offer};
 use bro_proto::v2::{self, Codec, Frame, FrameKind};
-use bro_router::{EventMask, LaneOffer, LanePolicy, PeerId, PeerIdentity, RouterConfig};
+use bro_router::{EventMask, LaneOffer, LanePolicy, PeerId, PeerIdentity, Router, RouterConfig};
 use serde_json::json;
 use support::Gateway;
 
@@ -279,4 +279,49 @@ fn lanes_outlive_a_gateway_that_stops() {
             frames.iter().any(|frame| matches!(v2::parse(frame), Ok(Frame::Other { kind: FrameKind::LaneClose, .. })));
         assert!(!close, "nobody is told to leave it");
     }
+}
+
+/// Found by the simulation: who told of a lane second was not asked whether it may have it.
+#[test]
+fn a_lane_that_peers_tell_of_joins_no_more_than_a_peer_may_have_and_only_two_of_one_user() {
+    let mut gateway = gateway(LanePolicy::Auto);
+    let others = ["order", "role"].map(|name| gateway.lane_peer(name, "user"));
+    let user = gateway.lane_peer("user", "order");
+    let stranger = gateway.lane_peer_of(9, "mail", "order");
+    let per_peer = u64::try_from(LANES_PER_PEER_MAX).unwrap();
+    for (at, other) in others.into_iter().enumerate() {
+        for number in 1..=per_peer {
+            gateway.say(other, FrameKind::LaneReady, at as u64 * per_peer + number);
+        }
+        assert!(gateway.told(other).is_empty());
+    }
+    gateway.say(stranger, FrameKind::LaneReady, 1);
+    assert_eq!(gateway.told(stranger), [(FrameKind::LaneClose, 1, Some(CloseLane::Gone))]);
+    for number in 1..=2 * per_peer {
+        gateway.say(user, FrameKind::LaneReady, number);
+        let expected = if number <= per_peer {
+            (FrameKind::LaneReady, number, None)
+        } else {
+            (FrameKind::LaneClose, number, Some(CloseLane::Gone))
+        };
+        assert_eq!(gateway.told(user), [expected]);
+    }
+    gateway.router.check_invariants();
+}
+
+/// Found by the simulation: what peers tell may be any numbers. Their sum was not bounded, and then no gateway could take over.
+#[test]
+fn what_is_told_of_a_lane_cannot_overflow_the_counters() {
+    let mut gateway = gateway(LanePolicy::Auto);
+    let (order, _, number) = gateway.open_lane();
+    for calls in [u64::MAX, 0, u64::MAX] {
+        let mut frame = Vec::new();
+        LaneStats { calls, errors: calls, bytes: calls }.write(&mut frame, number);
+        gateway.send_frame(order, frame);
+    }
+    let counters = gateway.router.counters();
+    assert_eq!([counters.lane_calls, counters.lane_errors, counters.lane_bytes], [u64::MAX / 2; 3]);
+    let exported = gateway.router.export(gateway.now);
+    Router::import(RouterConfig { lanes: LanePolicy::Auto, ..RouterConfig::default() }, exported, gateway.now)
+        .expect("another gateway can take over");
 }

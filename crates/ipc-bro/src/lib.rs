@@ -50,7 +50,7 @@
 //! | set options and register methods | [`ClientBuilder`], [`Client::register`] |
 //! | make calls | [`Client::call`], [`CallOptions`]; encoded values: [`RawPayload`]; without answer: [`Client::notify`] |
 //! | give calls up, or be told of it | drop their future; [`Context::cancelled`], [`ClientBuilder::keep_cancelled_handlers`] |
-//! | stop without dropping a call | [`Client::drain`], then [`Client::disconnect`] |
+//! | stop without dropping a call | [`Client::serve_until_signal`], or [`Client::drain`] and then [`Client::disconnect`] |
 //! | know the call that a handler works on | [`Context`] |
 //! | tell failures apart | [`Error::code`], [`Error::failed_by`]; answer with them: [`HandlerError`] |
 //! | watch connections and calls | [`Client::events`] |
@@ -71,13 +71,14 @@ mod lanes;
 mod msgpack_numbers;
 mod outputs;
 mod payload;
+mod signals;
 mod sockets;
 mod table;
 
 #[cfg(feature = "gateway")]
 pub use bro_gateway::{
-    CloseReason, Counters, EventMask, Gateway, GatewayConfig, GatewayEvent, InstanceView, LanePolicy, PeerId,
-    RouterConfig, ServiceView, StartError, Status, StopReason, Stopped,
+    CloseReason, Counters, Embedding, EventMask, Gateway, GatewayConfig, GatewayEvent, InstanceView, LanePolicy,
+    LoopView, PeerId, Pulse, RouterConfig, ServiceView, StartError, Status, StopReason, Stopped, Vitals, WakeupView,
 };
 pub use bro_proto::v1::Encoding;
 pub use bro_proto::{CallContext, ErrorCode, limits};

@@ -9,10 +9,12 @@
 //! | [`phrases`] | promises for later; places on one machine |
 //! | [`ratchet`] | files that are too long, or grow |
 //! | [`links`] | links in Markdown that lead nowhere |
+//! | [`guarantees`] | promises that no test tries to break |
 //!
 //! Each takes the files as an argument and returns [`Finding`]s, so that each is tested with bad samples.
 
 mod dead_files;
+mod guarantees;
 mod layers;
 mod layout;
 mod lexer;
@@ -76,6 +78,7 @@ pub(crate) fn check(workspace: &Workspace) -> Result<Vec<Checked>> {
         Checked { name: "phrases", findings: phrases::check(&tree) },
         Checked { name: "ratchet", findings: ratchet::check(&tree) },
         Checked { name: "links", findings: links::check(&tree) },
+        Checked { name: "guarantees", findings: guarantees::check(&tree) },
     ])
 }
 

@@ -14,6 +14,10 @@ pub const NAME: u8 = 8;
 pub const PING: u8 = 9;
 pub const PONG: u8 = 10;
 pub const DRAIN: u8 = 11;
+pub const STATS: u8 = 12;
+pub const LANE_OFFER: u8 = 16;
+pub const LANE_READY: u8 = 17;
+pub const LANE_CLOSE: u8 = 18;
 
 /// A frame. What its kind does not use is not kept.
 #[derive(Clone, Debug, PartialEq, Eq)]

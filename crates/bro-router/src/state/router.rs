@@ -5,6 +5,7 @@ use super::{
     checks::{check_context, ensure},
 };
 use crate::config::RouterConfig;
+use crate::counters::COUNT_MAX;
 use crate::drain::Phase;
 use crate::hash::KeyedHash;
 use crate::parked::Parked;
@@ -156,7 +157,7 @@ impl Router {
         router.rng = Rng::new(rng);
         router.roots = roots;
         router.started = Now { mono_us: shift.us(started.mono_us), wall_ms: started.wall_ms };
-        ensure(counters.named().iter().all(|(_, count)| *count <= u64::MAX / 2), "a counter is about to overflow")?;
+        ensure(counters.named().iter().all(|(_, count)| *count <= COUNT_MAX), "a counter is about to overflow")?;
         router.counters = counters;
         let is_same_hash = router.hasher.hash(NIL, PROBE) == hash_probe;
         router.peers = Peers::import(&router.config, peers_state, is_same_hash, shift, &mut router.timers)?;

@@ -27,9 +27,13 @@ pub(crate) fn run(args: &WorkerArgs) {
         let end_of_input = tokio::task::spawn_blocking(crate::wait_for_end_of_input);
         let report = Mutex::new(Report::default());
         connect(&client, &report).await;
-        let _ = end_of_input.await;
-        client.disconnect().await;
+        tokio::select! {
+            _ = end_of_input => client.disconnect().await,
+            left = client.serve_until_signal() => left.expect("signals can be watched"),
+        }
     });
+    // Standard input may still be read from.
+    runtime.shutdown_background();
 }
 
 /// Connects, trying again while a predecessor's name is not free yet.

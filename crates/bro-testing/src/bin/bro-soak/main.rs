@@ -69,7 +69,7 @@ struct SoakArgs {
 
 #[derive(Subcommand, Debug)]
 enum WorkerCommand {
-    /// Serves until standard input ends
+    /// Serves until standard input ends, or a signal comes
     #[command(hide = true)]
     Callee(WorkerArgs),
     /// Serves as an old program would until standard input ends
