@@ -541,6 +541,7 @@ fn random_config(rng: &mut Rng) -> RouterConfig {
         speaks_v2: rng.below(12) > 0,
         lanes: [LanePolicy::Off, LanePolicy::Auto, LanePolicy::Auto, LanePolicy::Always][below(4, rng)],
         lane_calls_min: 2 + u32::try_from(rng.below(3)).expect("small"),
+        hands_over: false,
         heartbeat_interval_ms: 2000,
         call_timeout_ms: 1500,
         register_timeout_ms: 1000,

@@ -338,7 +338,8 @@ impl World {
         let config = &self.config;
         let is_own_frame = matches!(input, Input::Frame(from, _) if *from == peer);
         let has_reason = match reason {
-            CloseReason::Gone => false,
+            // Everybody may do everything here.
+            CloseReason::Gone | CloseReason::Denied => false,
             CloseReason::Malformed => {
                 let is_garbage = matches!(input, Input::Frame(_, Planned::Garbage | Planned::Oversize));
                 is_own_frame && (is_garbage || forecast.is_violation)

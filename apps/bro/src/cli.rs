@@ -16,7 +16,7 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 the call failed (its code is on 
 
 #[derive(Subcommand, Debug)]
 pub enum Command {
-    /// Run a gateway until SIGTERM or Ctrl-C
+    /// Run a gateway until SIGTERM or Ctrl-C; SIGUSR2 replaces it by the program that stands at its path by then
     Gateway(GatewayArgs),
     /// List the services that are connected
     Ls(LsArgs),
@@ -32,6 +32,8 @@ pub enum Command {
     WaitFor(WaitForArgs),
     /// Measure the round trip to a service
     Ping(PingArgs),
+    /// Look at who may do what at a gateway
+    Policy(PolicyArgs),
     /// See everything at work: real processes, calls, failures and recovery
     Demo(DemoArgs),
     /// One of the services of `bro demo`
@@ -59,9 +61,12 @@ pub struct GatewayArgs {
     /// A TOML file with these options; flags win over it
     #[arg(long, short, value_hint = ValueHint::FilePath)]
     pub config: Option<PathBuf>,
-    /// Permissions of the socket file, in octal [default: 0600]
+    /// Permissions of the socket file, in octal: 0666 lets everybody try whom the policy lets in [default: 0600]
     #[arg(long, value_parser = parse_mode)]
     pub mode: Option<u32>,
+    /// A TOML file that says who may do what; SIGHUP and `bro policy reload` read it again [default: this user, everything]
+    #[arg(long, value_hint = ValueHint::FilePath)]
+    pub policy: Option<PathBuf>,
     /// How often services must give a sign of life; silent for three of these, they are dropped [default: 30s]
     #[arg(long, value_parser = parse_duration)]
     pub heartbeat_interval: Option<Duration>,
@@ -86,6 +91,9 @@ pub struct GatewayArgs {
     /// Stop when standard input is closed, so that the gateway does not outlive who started it
     #[arg(long)]
     pub stop_with_stdin: bool,
+    /// Take over from the gateway that is running on that socket: no connection is closed and no call is lost. Where none is running, start as usual
+    #[arg(long)]
+    pub takeover: bool,
 }
 
 /// Which pairs of services get a lane.
@@ -196,6 +204,27 @@ pub struct PingArgs {
     pub timeout: Duration,
     #[command(flatten)]
     pub socket: SocketArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct PolicyArgs {
+    #[command(subcommand)]
+    pub action: PolicyAction,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum PolicyAction {
+    /// Say whether a policy file would load, as this user on this machine: 0 if so, 1 if not
+    Check {
+        /// The file
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+    },
+    /// Make the gateway read its policy file again; if it does not load, the old policy stays in force
+    Reload {
+        #[command(flatten)]
+        socket: SocketArgs,
+    },
 }
 
 #[derive(Args, Debug)]

@@ -33,6 +33,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Watch(args) => block_on(commands::watch::run(args)),
         Command::WaitFor(args) => block_on(commands::wait_for::run(args)),
         Command::Ping(args) => block_on(commands::ping::run(args)),
+        Command::Policy(args) => commands::policy::run(args),
         Command::Demo(args) => block_on(demo::run(args)),
         Command::DemoService(args) => block_on(demo::service::run(args)),
         Command::Completions(args) => commands::generate::completions(&args),

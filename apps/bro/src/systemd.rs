@@ -90,6 +90,13 @@ impl Notifier {
         tell(&[NotifyState::Ready, NotifyState::Status(&text)]);
     }
 
+    /// Another process is the gateway from now on, and the main one of the service. This one has to say so: the other is not known yet.
+    pub fn replaced(&self, pid: Option<u32>) {
+        if let Some(pid) = pid {
+            tell(&[NotifyState::MainPid(pid)]);
+        }
+    }
+
     /// The gateway has begun to stop, and lets calls in flight finish for so long at most.
     pub fn stopping(&self, drain_timeout: Duration) {
         let text = format!("draining: calls in flight have {} ms to finish", drain_timeout.as_millis());

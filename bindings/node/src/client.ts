@@ -237,9 +237,8 @@ export class IPCClient extends TypedEmitter<IPCClientEvents> {
   ): Promise<T> {
     const promise = new Promise<T>(this.settlers.take);
     const { resolve, reject } = this.settlers;
-    const call: PendingCall = { resolve, reject, service, method, release: undefined };
     try {
-      this.start(kind, call, params, contextOrOptions);
+      this.start(kind, { resolve, reject, service, method, release: undefined }, params, contextOrOptions);
     } catch (error) {
       reject(error as Error);
     }
@@ -329,7 +328,7 @@ export class IPCClient extends TypedEmitter<IPCClientEvents> {
         if (kind === CommandKind.Call) waitMs = serviceWait(contextOrOptions.waitForService, waitMs);
       }
     }
-    // A lane needs no gateway; whether a call that may wait has something to wait for, the native side knows.
+    // A lane needs no gateway.
     if (!this.connected && waitMs === 0 && addon().canCall(this.native, service) === 0) {
       throw new IPCError("Not connected to Gateway", IPCErrorCode.NOT_CONNECTED, { service, method });
     }

@@ -12,16 +12,24 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 /// How long the wall clock is taken to go on like the monotonic one before it is read again.
 const WALL_READ_EVERY_US: u64 = 1000;
 
-/// Both clocks. The monotonic one starts with the gateway.
+/// Both clocks. The monotonic one starts with the gateway, or goes on with that of the gateway before.
 pub(crate) struct Clock {
     start: Instant,
+    /// What the monotonic clock showed then.
+    start_us: u64,
     /// Both, when the wall clock was read.
     read: Now,
 }
 
 impl Clock {
     pub(crate) fn new() -> Clock {
-        Clock { start: Instant::now(), read: Now { mono_us: 0, wall_ms: wall_ms() } }
+        Clock::resume(0, 0)
+    }
+
+    /// Goes on with a clock that showed `at_us` so many microseconds ago.
+    pub(crate) fn resume(at_us: u64, passed_us: u64) -> Clock {
+        let start_us = at_us.saturating_add(passed_us);
+        Clock { start: Instant::now(), start_us, read: Now { mono_us: start_us, wall_ms: wall_ms() } }
     }
 
     /// The wall clock is up to a millisecond old: a gateway that wakes up a hundred times meanwhile reads one clock for each.
@@ -34,7 +42,8 @@ impl Clock {
     }
 
     pub(crate) fn mono_us(&self) -> u64 {
-        u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX)
+        let passed_us = u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.start_us.saturating_add(passed_us)
     }
 }
 

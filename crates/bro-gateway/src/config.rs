@@ -1,5 +1,6 @@
 //! Options of a gateway.
 
+use crate::policy::PolicySource;
 use bro_proto::limits;
 use bro_router::RouterConfig;
 use std::path::PathBuf;
@@ -13,8 +14,11 @@ pub struct GatewayConfig {
     /// The socket file. Missing directories on the way are made, open to this user only; existing ones stay as they are.
     /// Default [`DEFAULT_SOCKET_PATH`].
     pub socket_path: PathBuf,
-    /// Permission bits of the socket file: who may write to it may connect. Default `0o600`, this user only.
+    /// Permission bits of the socket file: who may write to it may connect. Default `0o600`, this user only. A policy that lets others in
+    /// needs more: `0o660` for a group, `0o666` for everybody.
     pub mode: u32,
+    /// Who may do what. Default [`PolicySource::OwnUser`].
+    pub policy: PolicySource,
     /// How calls are routed, and within which limits.
     pub router: RouterConfig,
     /// Log every routed call at `debug`, even if no subscriber had asked for that when the gateway started.
@@ -22,6 +26,12 @@ pub struct GatewayConfig {
     /// How long [`crate::Gateway::stop`] and [`crate::Gateway::drain`] let calls in flight finish, in milliseconds.
     /// Default [`limits::DRAIN_TIMEOUT_MS`].
     pub drain_timeout_ms: u64,
+    /// Take over from the gateway that is running on that socket: its listening socket, connections, services and calls in flight. It ends,
+    /// and nobody else notices. Where none is running, this one starts as usual. False by default.
+    ///
+    /// The options of this gateway count from then on; those of the socket (`mode`) stay as they are. Whether another gateway may take
+    /// over from this one later is [`RouterConfig::hands_over`].
+    pub takeover: bool,
 }
 
 impl GatewayConfig {
@@ -30,9 +40,11 @@ impl GatewayConfig {
         Self {
             socket_path: socket_path.into(),
             mode: 0o600,
+            policy: PolicySource::default(),
             router: RouterConfig::default(),
             debug: false,
             drain_timeout_ms: limits::DRAIN_TIMEOUT_MS,
+            takeover: false,
         }
     }
 }

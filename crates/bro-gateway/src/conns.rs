@@ -1,13 +1,16 @@
 //! The connections, and the router's outputs applied to them.
 
+use crate::credentials::peer_groups;
 use crate::inbox::Arrived;
 use crate::journal::Journal;
 use crate::outgoing::{Outgoing, Pending};
+use crate::takeover::TakenConn;
 use bro_proto::frame::Deframer;
 use bro_router::{CloseReason, Event, LaneOffer, Outbox, Part, PeerId};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io;
+use std::collections::HashMap;
 
 /// One connection. Small, since thousands of them do nothing most of the time.
 struct Conn {
@@ -41,6 +44,16 @@ pub(crate) struct Closed {
     pub(crate) reason: CloseReason,
     /// The socket was full before.
     is_blocked: bool,
+}
+
+/// A connection, as it is handed on to another gateway.
+pub(crate) struct HandedOn<'a> {
+    pub(crate) peer: PeerId,
+    pub(crate) socket: BorrowedFd<'a>,
+    /// What has arrived of an unfinished frame.
+    pub(crate) partial: &'a [u8],
+    pub(crate) outgoing: &'a Outgoing,
+    pub(crate) is_paused: bool,
 }
 
 /// All connections by the slot of their [`PeerId`].
@@ -110,6 +123,43 @@ impl Conns {
             flags: Flags { waits_readable: true, ..Flags::default() },
         });
         Ok(())
+    }
+
+    /// Goes on with a connection of a gateway before this one, whose id the router knows.
+    pub(crate) fn resume(&mut self, taken: TakenConn) -> io::Result<()> {
+        let TakenConn { peer, socket, is_paused, partial, queued } = taken;
+        self.insert(peer, socket)?;
+        let Some(conn) = self.slots.get_mut(peer.slot as usize).and_then(Option::as_mut) else { return Ok(()) };
+        conn.deframer = Deframer::resume(partial);
+        conn.outgoing = Outgoing::resume(queued);
+        conn.flags.is_paused = is_paused;
+        conn.flags.is_blocked = conn.outgoing.is_queued();
+        update_interest(&self.epoll, peer, conn);
+        Ok(())
+    }
+
+    /// What another gateway has to know of the connections, in the order of their slots. Nothing must be noted for any of them.
+    pub(crate) fn handed_on(&self) -> impl Iterator<Item = HandedOn<'_>> {
+        (0_u32..).zip(&self.slots).filter_map(|(slot, conn)| {
+            let Conn { socket, generation, deframer, outgoing, flags } = conn.as_ref()?;
+            // The others follow from the queue, and nobody is broken when there is no work.
+            let Flags { is_paused, is_blocked: _, waits_readable: _, waits_writable: _, is_broken: _ } = *flags;
+            Some(HandedOn {
+                peer: PeerId { slot, generation: *generation },
+                socket: socket.as_fd(),
+                partial: deframer.partial(),
+                outgoing,
+                is_paused,
+            })
+        })
+    }
+
+    /// Takes the socket of a connection to which nothing is left to be written away from it.
+    pub(crate) fn take_socket(&mut self, peer: PeerId) -> Option<OwnedFd> {
+        self.idle_socket(peer)?;
+        let conn = self.slots.get_mut(peer.slot as usize)?.take()?;
+        epoll::delete(&self.epoll, &conn.socket).expect("an open connection is registered");
+        Some(conn.socket)
     }
 
     /// Forgets a connection that has ended, and closes its socket.
@@ -233,6 +283,16 @@ impl Conns {
 
     pub(crate) fn take_offers(&mut self) -> Vec<LaneOffer> {
         std::mem::take(&mut self.offers)
+    }
+
+    /// The supplementary groups of every peer that has any.
+    pub(crate) fn groups(&self) -> HashMap<PeerId, Vec<u32>> {
+        let of = |(slot, conn): (u32, &Option<Conn>)| {
+            let conn = conn.as_ref()?;
+            let groups = peer_groups(&conn.socket);
+            (!groups.is_empty()).then_some((PeerId { slot, generation: conn.generation }, groups))
+        };
+        (0_u32..).zip(&self.slots).filter_map(of).collect()
     }
 
     /// The socket of a connection to which nothing is left to be written.

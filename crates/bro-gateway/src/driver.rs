@@ -4,9 +4,10 @@
 //! is noted. Then each destination is written to once, straight from where the bytes arrived. Only what a socket does not take
 //! is copied. Level-triggered events: what is left unread is reported again.
 
+mod hand_over;
+
 use crate::clock::{Alarm, Clock};
 use crate::conns::{Conns, peer_of};
-use crate::credentials::peer_identity;
 use crate::embedding::{Pulse, Vitals};
 use crate::event::GatewayEvent;
 use crate::gateway::{Command, Shared, Status};
@@ -17,9 +18,7 @@ use crate::linger::{Lingering, cut_off};
 use crate::pace::Pace;
 use crate::socket_file::SocketFile;
 use bro_proto::frame::CutPlace;
-use bro_proto::v1::Encoding;
-use bro_proto::v1::encode::encode_error;
-use bro_proto::{ErrorBody, Now, limits};
+use bro_proto::{Now, limits};
 use bro_router::{CloseReason, EventMask, PeerId, Router};
 use bytes::Bytes;
 use rustix::buffer::spare_capacity;
@@ -27,9 +26,13 @@ use rustix::event::Timespec;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::fd::OwnedFd;
 use rustix::io::{self, Errno};
-use rustix::net::{RecvFlags, SocketFlags, accept_with, recv};
+use rustix::net::{RecvFlags, recv};
+use rustix::process::{getegid, geteuid};
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, SyncSender};
+
+mod accepting;
+mod policies;
 
 /// Most events taken in one wakeup. With the read budget it bounds what a wakeup holds.
 const EVENTS_PER_WAKEUP: usize = 128;
@@ -73,6 +76,10 @@ pub(crate) struct Driver {
     /// Refused since the backlog was last empty: reported once.
     is_accept_refused: bool,
     commands: Receiver<Command>,
+    /// For threads that work for this one.
+    own_commands: SyncSender<Command>,
+    /// One of them reads the policy.
+    is_loading_policy: bool,
     shared: Arc<Shared>,
     drain_timeout_ms: u64,
     clock: Clock,
@@ -87,6 +94,17 @@ pub(crate) struct Driver {
     is_accepting: bool,
     /// Set when the gateway is stopping: when it ends at the latest.
     ends_at_us: Option<u64>,
+    /// Set when this gateway has taken over: from which process, and when that one's loop stood still.
+    taken_over: Option<(u32, Now)>,
+}
+
+/// How a gateway's thread came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// It was told to stop.
+    Stopped,
+    /// Another gateway has everything; its process, where known.
+    HandedOver(Option<u32>),
 }
 
 /// What came of reading from a connection.
@@ -101,27 +119,28 @@ enum Read {
 }
 
 impl Driver {
+    #[allow(clippy::too_many_arguments, reason = "what a gateway consists of")]
     pub(crate) fn new(
         epoll: OwnedFd,
         listener: Listener,
-        commands: Receiver<Command>,
+        (own_commands, commands): (SyncSender<Command>, Receiver<Command>),
         shared: Arc<Shared>,
         journal: Journal,
-        new_router: impl FnOnce(Now) -> Router,
+        mut clock: Clock,
+        mut router: Router,
         drain_timeout_ms: u64,
     ) -> io::Result<Driver> {
         epoll::add(&epoll, &listener.socket, own_token(OWN_LISTENER), EventFlags::IN)?;
         epoll::add(&epoll, &shared.wake, own_token(OWN_WAKE), EventFlags::IN)?;
         let alarm = Alarm::new(&epoll, own_token(OWN_ALARM))?;
-        let mut clock = Clock::new();
         let now = clock.now();
-        let mut router = new_router(now);
         router.set_events(journal.mask());
         router.set_gateway_info(std::process::id(), &shared.socket_path.to_string_lossy());
+        router.set_gateway_user(geteuid().as_raw(), getegid().as_raw());
         Ok(Driver {
             router,
             conns: Conns::new(epoll, journal),
-            buffers: Buffers::new(),
+            buffers: Buffers::ready(),
             frames: Vec::new(),
             lingering: Lingering::new(),
             listener: Some(listener),
@@ -130,6 +149,8 @@ impl Driver {
             catch_up_until_us: None,
             is_accept_refused: false,
             commands,
+            own_commands,
+            is_loading_policy: false,
             shared,
             drain_timeout_ms,
             clock,
@@ -141,6 +162,7 @@ impl Driver {
             is_woken: false,
             is_accepting: false,
             ends_at_us: None,
+            taken_over: None,
         })
     }
 
@@ -150,7 +172,8 @@ impl Driver {
     }
 
     /// Serves until told to stop. An error is the operating system's.
-    pub(crate) fn run(&mut self) -> io::Result<()> {
+    pub(crate) fn run(&mut self) -> io::Result<Ending> {
+        self.begin_as_successor();
         let socket_path = self.shared.socket_path.clone();
         tracing::info!(socket = %socket_path.display(), "gateway started");
         self.conns.journal.record_own(GatewayEvent::Started { socket_path });
@@ -162,6 +185,7 @@ impl Driver {
             let readable_len = self.readable.len();
             self.read_ready();
             self.carry_out(commands);
+            self.load_policy_if_wished();
             self.handle_timers();
             self.accept();
             self.flush();
@@ -175,10 +199,13 @@ impl Driver {
             self.beat();
             self.conns.journal.deliver();
             self.end_wakeup(readable_len);
+            if let Some(ending) = self.hand_over_if_asked() {
+                return Ok(ending);
+            }
             if let Some(at) = self.ends_at_us
                 && (self.lingering.is_empty() || at <= self.now.mono_us)
             {
-                return Ok(());
+                return Ok(Ending::Stopped);
             }
         }
     }
@@ -430,65 +457,6 @@ impl Driver {
         }
     }
 
-    fn accept(&mut self) {
-        if let Some(again_us) = self.accept_again_us {
-            if self.now.mono_us < again_us {
-                return;
-            }
-            self.accept_again_us = None;
-            self.watch_listener(EventFlags::IN);
-            self.is_accepting = true;
-        }
-        if !std::mem::take(&mut self.is_accepting) {
-            return;
-        }
-        let Some(listener) = &self.listener else { return };
-        for _ in 0..ACCEPTS_PER_WAKEUP {
-            match accept_with(&listener.socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
-                Ok(socket) => {
-                    let identity = peer_identity(&socket);
-                    match self.router.handle_connect(identity, self.now, &mut self.conns) {
-                        Ok(peer) => {
-                            if let Err(error) = self.conns.insert(peer, socket) {
-                                self.router.handle_disconnect(peer, self.now, &mut self.conns);
-                                let message = format!("a connection was accepted and could not be served: {error}");
-                                self.conns.journal.record_own(GatewayEvent::SocketError { message });
-                            }
-                        }
-                        Err(refusal) => self.conns.reject(socket, &refusal_frame(&refusal, self.now)),
-                    }
-                }
-                Err(Errno::AGAIN) => {
-                    self.is_accept_refused = false;
-                    return;
-                }
-                Err(Errno::INTR | Errno::CONNABORTED | Errno::PROTO) => {}
-                Err(error) => {
-                    // Out of descriptors or memory. The backlog stays readable, so waiting for it would be spinning.
-                    self.accept_again_us = Some(self.now.mono_us + limits::ACCEPT_BACKOFF_MS * 1000);
-                    self.watch_listener(EventFlags::empty());
-                    if std::mem::replace(&mut self.is_accept_refused, true) {
-                        return;
-                    }
-                    let message = format!(
-                        "cannot accept connections: {error}; {} are open; trying again every {} ms",
-                        self.router.peers_len(),
-                        limits::ACCEPT_BACKOFF_MS
-                    );
-                    self.conns.journal.record_own(GatewayEvent::SocketError { message });
-                    return;
-                }
-            }
-        }
-    }
-
-    fn watch_listener(&self, flags: EventFlags) {
-        if let Some(listener) = &self.listener {
-            epoll::modify(self.conns.epoll(), &listener.socket, own_token(OWN_LISTENER), flags)
-                .expect("the listener is registered as long as it is there");
-        }
-    }
-
     /// Takes what was asked for since the last wakeup. Which events are wanted counts from here on: who asks for them, and only then
     /// does something, hears of it, though both are found in the same wakeup. All else is answered after reading.
     fn take_commands(&mut self) -> Vec<Command> {
@@ -525,6 +493,19 @@ impl Driver {
                     let names = self.router.service_names();
                     let views = names.iter().filter_map(|name| self.router.service(name)).collect();
                     drop(reply.try_send(views));
+                }
+                Command::SetPolicy(policy, reply) => {
+                    let rules = policy.rules_len();
+                    self.set_policy(policy, None);
+                    let _ = reply.try_send(rules);
+                }
+                Command::WishedPolicy(wish, Ok(policy)) => {
+                    self.is_loading_policy = false;
+                    self.set_policy(policy, Some(wish));
+                }
+                Command::WishedPolicy(wish, Err(why)) => {
+                    self.is_loading_policy = false;
+                    self.router.handle_policy_failed(wish, &why, self.now, &mut self.conns);
                 }
                 Command::Drain => {
                     self.router.begin_drain(self.drain_timeout_ms, self.now, &mut self.conns);
@@ -582,13 +563,6 @@ fn report_written(router: &mut Router, conns: &mut Conns, now: Now) {
         router.handle_written(*peer, *bytes, now, conns);
     }
     conns.restore_written(written);
-}
-
-/// An ERROR frame for a connection that the router did not take.
-fn refusal_frame(refusal: &ErrorBody, now: Now) -> Vec<u8> {
-    let mut frame = Vec::new();
-    encode_error(&mut frame, Encoding::Json, None, refusal, now.wall_ms);
-    frame
 }
 
 fn own_token(generation: u32) -> EventData {

@@ -1,5 +1,6 @@
 //! What can go wrong with a gateway.
 
+use crate::policy::PolicyLoadError;
 use bro_router::ConfigError;
 use std::io;
 use std::path::PathBuf;
@@ -66,9 +67,20 @@ pub enum StartError {
         /// The reason given.
         source: io::Error,
     },
+    /// A gateway is running and was not taken over: it goes on.
+    #[error("cannot take over from the gateway on {}: {why}", path.display())]
+    Takeover {
+        /// The socket file.
+        path: PathBuf,
+        /// What was in the way.
+        why: String,
+    },
     /// The limits contradict each other.
     #[error("the gateway's options do not fit together")]
     Config(#[from] ConfigError),
+    /// The policy does not load.
+    #[error(transparent)]
+    Policy(#[from] PolicyLoadError),
     /// No event loop or no thread could be created.
     #[error("cannot create {what}")]
     Resources {
@@ -84,11 +96,28 @@ pub enum StartError {
 #[error("the gateway has stopped")]
 pub struct Stopped;
 
+/// Why the policy is the same as before.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReloadError {
+    /// It does not load.
+    #[error(transparent)]
+    Policy(#[from] PolicyLoadError),
+    /// There is no gateway that could have another one.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
+}
+
 /// Why a gateway ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StopReason {
     /// It was told to.
     Requested,
+    /// Another gateway has taken over its socket, its connections and its calls.
+    TakenOver {
+        /// Process id of that gateway, where known.
+        pid: Option<u32>,
+    },
     /// The operating system took away what it needs.
     Failed(String),
     /// A defect in the gateway or in its event sink; every connection was closed.

@@ -1,13 +1,17 @@
 //! The handle of a running gateway.
 
 use crate::adopted::adopt;
+use crate::clock::Clock;
 use crate::config::GatewayConfig;
-use crate::driver::{Driver, Listener};
+use crate::driver::{Driver, Ending, Listener};
 use crate::embedding::Embedding;
-use crate::error::{StartError, StopReason, Stopped};
+use crate::error::{ReloadError, StartError, StopReason, Stopped};
 use crate::event::GatewayEvent;
 use crate::journal::Journal;
+use crate::policy::PolicyLoader;
 use crate::socket_file::SocketFile;
+use crate::takeover::{Commit, Taken, take_over};
+use bro_policy::Policy;
 use bro_proto::limits;
 use bro_router::{Counters, EventMask, LoopView, Router, ServiceView};
 use rustix::event::{EventfdFlags, epoll, eventfd};
@@ -42,7 +46,7 @@ pub struct Status {
     pub pid: u32,
     /// Where it listens.
     pub socket_path: PathBuf,
-    /// Since it started.
+    /// Since it started, or the first of the gateways that were taken over since.
     pub uptime_ms: u64,
     /// Names of the registered services.
     pub services: Vec<String>,
@@ -83,44 +87,75 @@ impl Gateway {
     pub fn start_embedded(mut config: GatewayConfig, embedding: Embedding) -> Result<Gateway, StartError> {
         let Embedding { listener, events, pulse } = embedding;
         config.router.check()?;
+        let policy = config.policy.load()?;
         raise_open_files_limit();
         let resource = |what| move |error: rustix::io::Errno| StartError::Resources { what, source: error.into() };
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(resource("a wakeup"))?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(resource("an event loop"))?;
-        let listener = match listener {
-            Some(socket) => {
-                config.socket_path = adopt(&socket)?;
-                Listener { file: None, socket }
+        // A seed that nobody else can guess: std's hasher has a random key for each process and map.
+        let seed = RandomState::new().hash_one(std::process::id());
+        let taken = if config.takeover { begin_takeover(&config, listener.is_some())? } else { None };
+        let (listener, clock, router, inherited) = match taken {
+            Some((taken, commit)) => {
+                let Taken { listener, router, clock, exported_at, conns, lingering, pid } = taken;
+                (listener, clock, router, Some((exported_at, conns, lingering, pid, commit)))
             }
             None => {
-                let (file, socket) = SocketFile::claim(&config.socket_path, config.mode)?;
-                Listener { file: Some(file), socket }
+                let listener = match listener {
+                    Some(socket) => {
+                        config.socket_path = adopt(&socket)?;
+                        Listener { file: None, socket }
+                    }
+                    None => {
+                        let (file, socket) = SocketFile::claim(&config.socket_path, config.mode)?;
+                        Listener { file: Some(file), socket }
+                    }
+                };
+                let mut clock = Clock::new();
+                let router = Router::new(config.router.clone(), seed, clock.now());
+                (listener, clock, router, None)
             }
         };
         let (commands, receiver) = sync_channel(limits::COMMANDS_MAX);
         let shared = Arc::new(Shared {
             socket_path: config.socket_path,
             frame_bytes_max: config.router.frame_bytes_max,
+            policy: PolicyLoader::new(config.policy),
             wake,
             ended: Mutex::new(None),
             has_ended: Condvar::new(),
         });
         let (mask, sink) = events.map_or((EventMask::NONE, None), |(mask, sink)| (mask, Some(sink)));
         let journal = Journal::new(sink, mask, config.debug);
-        // A seed that nobody else can guess: std's hasher has a random key for each process and map.
-        let seed = RandomState::new().hash_one(std::process::id());
-        let new_router = |now| Router::new(config.router, seed, now);
+        let channel = (commands.clone(), receiver);
         let mut driver =
-            Driver::new(epoll, listener, receiver, shared.clone(), journal, new_router, config.drain_timeout_ms)
+            Driver::new(epoll, listener, channel, shared.clone(), journal, clock, router, config.drain_timeout_ms)
                 .map_err(resource("an event loop"))?;
         if let Some(pulse) = pulse {
             driver.set_pulse(pulse);
         }
         let on_thread = shared.clone();
+        // The thread is there before a takeover is final: afterwards nothing may fail.
+        let (to_thread, start) = sync_channel::<Driver>(1);
         let thread = thread::Builder::new()
             .name("bro-gateway".to_owned())
-            .spawn(move || serve(driver, &on_thread))
+            .spawn(move || {
+                if let Ok(driver) = start.recv() {
+                    serve(driver, &on_thread);
+                }
+            })
             .map_err(|source| StartError::Resources { what: "a thread", source })?;
+        let mut commit = None;
+        if let Some((exported_at, conns, lingering, pid, last)) = inherited {
+            driver.resume(conns, lingering, pid, exported_at).map_err(resource("an event loop"))?;
+            commit = Some(last);
+        }
+        // Before anything else, and where everybody who was taken over is known.
+        driver.set_policy(policy, None);
+        if let Some(commit) = commit {
+            commit.send(&shared.socket_path)?;
+        }
+        to_thread.send(driver).expect("the thread waits for it");
         Ok(Gateway { shared, commands, thread: Mutex::new(Some(thread)) })
     }
 
@@ -147,6 +182,17 @@ impl Gateway {
     /// All registered services.
     pub fn services(&self) -> Result<Vec<ServiceView>, Stopped> {
         self.ask(Command::Services)
+    }
+
+    /// Reads the policy again and puts it in force; a policy that does not load changes nothing. Gives the number of its rules.
+    ///
+    /// What was begun goes on; connections that the new policy does not allow are closed, see [`bro_router::Router::set_policy`]. Waits for
+    /// files and name services, and for the gateway's thread.
+    pub fn reload_policy(&self) -> Result<usize, ReloadError> {
+        self.shared.policy.load(|loaded| {
+            let policy = loaded?;
+            Ok(self.ask(|reply| Command::SetPolicy(policy, reply))?)
+        })
     }
 
     /// Begins to stop, and returns at once: new calls and registrations are refused with `SHUTTING_DOWN`, and when no call is in
@@ -198,8 +244,7 @@ impl Gateway {
 
     fn tell(&self, command: Command) -> Result<(), Stopped> {
         self.commands.send(command).map_err(|_| Stopped)?;
-        // Fails only when the counter is full, and then the thread is being woken anyway.
-        let _ = rustix::io::write(&self.shared.wake, &1_u64.to_ne_bytes());
+        self.shared.wake_up();
         Ok(())
     }
 }
@@ -217,6 +262,10 @@ pub(crate) enum Command {
     Status(SyncSender<Status>),
     Service(String, SyncSender<Option<ServiceView>>),
     Services(SyncSender<Vec<ServiceView>>),
+    /// Answered with the number of its rules.
+    SetPolicy(Policy, SyncSender<usize>),
+    /// What came of the wish of a peer.
+    WishedPolicy(u64, Result<Policy, String>),
     Drain,
     Stop,
 }
@@ -226,22 +275,32 @@ pub(crate) enum Command {
 pub(crate) struct Shared {
     pub(crate) socket_path: PathBuf,
     pub(crate) frame_bytes_max: usize,
+    pub(crate) policy: PolicyLoader,
     /// Written to after a command was sent.
     pub(crate) wake: OwnedFd,
     ended: Mutex<Option<StopReason>>,
     has_ended: Condvar,
 }
 
+impl Shared {
+    /// Makes the thread look at its commands.
+    pub(crate) fn wake_up(&self) {
+        // Fails only when the counter is full, and then the thread is being woken anyway.
+        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+    }
+}
+
 /// The thread. However it ends, every connection is closed, the file is removed, and who waits is told.
 fn serve(mut driver: Driver, shared: &Shared) {
     let ran = catch_unwind(AssertUnwindSafe(|| driver.run()));
     let reason = match ran {
-        Ok(Ok(())) => StopReason::Requested,
+        Ok(Ok(Ending::Stopped)) => StopReason::Requested,
+        Ok(Ok(Ending::HandedOver(pid))) => StopReason::TakenOver { pid },
         Ok(Err(error)) => StopReason::Failed(io::Error::from(error).to_string()),
         Err(panic) => StopReason::Panicked(text_of(&*panic)),
     };
     match &reason {
-        StopReason::Requested => {}
+        StopReason::Requested | StopReason::TakenOver { .. } => {}
         StopReason::Failed(why) => tracing::error!("the gateway cannot go on: {why}"),
         StopReason::Panicked(why) => tracing::error!("the gateway failed, every connection is closed: {why}"),
     }
@@ -251,6 +310,16 @@ fn serve(mut driver: Driver, shared: &Shared) {
     let _ = catch_unwind(AssertUnwindSafe(|| drop(driver)));
     *lock(&shared.ended) = Some(reason);
     shared.has_ended.notify_all();
+}
+
+/// What there is to take over. Where systemd has passed the socket, nobody else serves it.
+fn begin_takeover(config: &GatewayConfig, has_listener: bool) -> Result<Option<(Taken, Commit)>, StartError> {
+    let taken = if has_listener { None } else { take_over(&config.socket_path, config.router.clone())? };
+    if taken.is_none() {
+        let socket = config.socket_path.display();
+        tracing::warn!(%socket, "no gateway is running that could be taken over: starting as usual");
+    }
+    Ok(taken)
 }
 
 fn text_of(panic: &(dyn Any + Send)) -> String {

@@ -59,6 +59,12 @@ impl Buffers {
         Self { all: Vec::new(), current: 0, free_at: 0 }
     }
 
+    /// With the first of them there. What is read straight into its own place counts as an empty piece of it, and after a takeover that may be
+    /// the first thing that is read.
+    pub(crate) fn ready() -> Self {
+        Self { all: vec![vec![0; BUFFER_BYTES].into_boxed_slice()], ..Self::new() }
+    }
+
     /// Reads at most `budget` bytes. Says in which buffer and where they are; an empty range is the end of the stream.
     pub(crate) fn read(&mut self, socket: impl AsFd, budget: usize) -> io::Result<(u32, Range<usize>)> {
         if self.current < self.all.len() && BUFFER_BYTES - self.free_at < READ_SHARED_BYTES {

@@ -13,13 +13,15 @@
 //! |---|---|
 //! | `gateway` | [`Gateway`], the handle: start, look, drain, stop |
 //! | `config`, `error`, `event` | options, what can go wrong, what is reported |
+//! | `policy`, `credentials` | who may do what, and who is at the other end |
 //! | `socket_file` | whose the file in the file system is: live, stale, ours |
 //! | `adopted`, `embedding` | a socket that somebody else has made, and what else the program around brings along |
-//! | `driver` | the thread: wait, read, route, write |
+//! | `driver` | the thread: wait, read, route, write; `driver/listening`: who comes in |
 //! | `pace` | how fast the thread comes round |
 //! | `conns`, `outgoing`, `inbox` | connections, bytes going out, bytes coming in |
 //! | `lanes` | making lanes, and handing them to two peers |
 //! | `linger` | closing without losing the last bytes |
+//! | `takeover`, `driver/hand_over` | everything goes to another gateway, and nobody notices |
 //! | `journal` | what is logged, and what is handed to the embedding program |
 //!
 //! What is decided about calls is decided in the router; here are only sockets, time and files. Logs go to `tracing`:
@@ -41,14 +43,18 @@ mod lanes;
 mod linger;
 mod outgoing;
 mod pace;
+mod policy;
 mod socket_file;
+mod takeover;
 
+pub use bro_policy::{Policy, PolicyError};
 pub use bro_router::{
     CloseReason, ConfigError, Counters, EventMask, InstanceView, LanePolicy, LoopView, PeerId, RouterConfig,
     ServiceView, WakeupView,
 };
 pub use config::{DEFAULT_SOCKET_PATH, GatewayConfig};
 pub use embedding::{Embedding, Pulse, Vitals};
-pub use error::{StartError, StopReason, Stopped};
+pub use error::{ReloadError, StartError, StopReason, Stopped};
 pub use event::GatewayEvent;
 pub use gateway::{Gateway, Status};
+pub use policy::{PolicyLoadError, PolicySource};

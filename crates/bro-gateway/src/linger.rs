@@ -7,9 +7,10 @@
 
 use crate::inbox::{Arrived, Buffers};
 use crate::outgoing::{Outgoing, Pending};
+use crate::takeover::TakenLinger;
 use bro_proto::limits;
 use rustix::event::epoll;
-use rustix::fd::{AsFd, OwnedFd};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::{self, Errno};
 use rustix::net::{Shutdown, shutdown};
 
@@ -33,6 +34,15 @@ struct Linger {
     interest: epoll::EventFlags,
 }
 
+/// One of them, as it is handed on to another gateway.
+pub(crate) struct HandedOnLinger<'a> {
+    pub(crate) socket: BorrowedFd<'a>,
+    pub(crate) outgoing: &'a Outgoing,
+    pub(crate) discarded_bytes: usize,
+    pub(crate) left_us: u64,
+    pub(crate) is_finished: bool,
+}
+
 impl Lingering {
     pub(crate) fn new() -> Self {
         Self { entries: Vec::new(), len: 0 }
@@ -50,6 +60,36 @@ impl Lingering {
         self.entries.iter().flatten().map(|linger| linger.until_us).min()
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// What another gateway has to know of them.
+    pub(crate) fn handed_on(&self, now_us: u64) -> impl Iterator<Item = HandedOnLinger<'_>> {
+        self.entries.iter().flatten().map(move |linger| HandedOnLinger {
+            socket: linger.socket.as_fd(),
+            outgoing: &linger.outgoing,
+            discarded_bytes: linger.discarded_bytes,
+            left_us: linger.until_us.saturating_sub(now_us),
+            is_finished: linger.is_finished,
+        })
+    }
+
+    /// Goes on with a connection that a gateway before this one has closed.
+    pub(crate) fn resume(
+        &mut self,
+        epoll: &OwnedFd,
+        taken: TakenLinger,
+        now_us: u64,
+        token_of: impl Fn(usize) -> epoll::EventData,
+    ) {
+        let TakenLinger { socket, queued, discarded_bytes, left_us, is_finished } = taken;
+        let until_us = now_us.saturating_add(left_us.min(limits::LINGER_MS * 1000));
+        let outgoing = Outgoing::resume(queued);
+        let interest = epoll::EventFlags::empty();
+        self.admit(epoll, Linger { socket, outgoing, discarded_bytes, until_us, is_finished, interest }, token_of);
+    }
+
     /// Takes over a connection. `token_of` names the entry in the event loop.
     pub(crate) fn add(
         &mut self,
@@ -59,7 +99,7 @@ impl Lingering {
         until_us: u64,
         token_of: impl Fn(usize) -> epoll::EventData,
     ) {
-        let mut linger = Linger {
+        let linger = Linger {
             socket,
             outgoing,
             discarded_bytes: 0,
@@ -67,6 +107,10 @@ impl Lingering {
             is_finished: false,
             interest: epoll::EventFlags::empty(),
         };
+        self.admit(epoll, linger, token_of);
+    }
+
+    fn admit(&mut self, epoll: &OwnedFd, mut linger: Linger, token_of: impl Fn(usize) -> epoll::EventData) {
         if self.len >= limits::LINGERING_MAX || !linger.work() {
             cut_off(&linger.socket);
             return;

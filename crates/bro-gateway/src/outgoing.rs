@@ -151,6 +151,20 @@ impl Outgoing {
         self.queue.is_some()
     }
 
+    /// What earlier wakeups left, in order.
+    pub(crate) fn queued(&self) -> impl Iterator<Item = &[u8]> {
+        self.queue.iter().flat_map(|queue| queue.chunks.iter().map(Chunk::bytes))
+    }
+
+    /// What a gateway before this one left.
+    pub(crate) fn resume(queued: Vec<u8>) -> Self {
+        let mut outgoing = Self::new();
+        if !queued.is_empty() {
+            outgoing.queue.get_or_insert_default().push_shared(Bytes::from(queued));
+        }
+        outgoing
+    }
+
     /// Whether anything is to be written.
     pub(crate) fn is_pending(&self) -> bool {
         self.queue.is_some() || self.head != NIL

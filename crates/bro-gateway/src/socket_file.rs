@@ -54,6 +54,35 @@ impl SocketFile {
         Ok(claimed)
     }
 
+    /// The file of a gateway that is being taken over, made by it on a socket that is open here too. It stays that one's until
+    /// [`SocketFile::own`].
+    pub(crate) fn adopt(path: &Path, identity: (u64, u64)) -> Result<SocketFile, StartError> {
+        match lstat(path)? {
+            Some(stat) if identity_of(&stat) == identity => {
+                Ok(SocketFile { path: path.to_owned(), is_removed: true, identity })
+            }
+            _ => {
+                let why = "the socket is not at that path any more".to_owned();
+                Err(StartError::Takeover { path: path.to_owned(), why })
+            }
+        }
+    }
+
+    /// From now on it is removed with this.
+    pub(crate) fn own(&mut self) {
+        self.is_removed = false;
+    }
+
+    /// It is another gateway's from now on: never removed by this.
+    pub(crate) fn disown(&mut self) {
+        self.is_removed = true;
+    }
+
+    /// Device and inode.
+    pub(crate) fn identity(&self) -> (u64, u64) {
+        self.identity
+    }
+
     /// Removes the file if it is still the one that [`SocketFile::claim`] made.
     pub(crate) fn remove(mut self) -> io::Result<()> {
         self.remove_once()
@@ -139,6 +168,17 @@ fn remove_if_stale(path: &Path) -> Result<(), StartError> {
             Err(StartError::NotASocket { path: path.to_owned(), kind: "a socket of another type, in use" })
         }
         Err(error) => Err(failed("find out whether a gateway is running on", path, error)),
+    }
+}
+
+/// Connects to the gateway that answers at `path`, without blocking; `None` when none does.
+pub(crate) fn connect(path: &Path) -> Result<Option<OwnedFd>, StartError> {
+    check_name(path)?;
+    let socket = socket(path)?;
+    match net::connect(&socket, &address(path)?) {
+        Ok(()) => Ok(Some(socket)),
+        Err(Errno::NOENT | Errno::CONNREFUSED | Errno::NOTDIR) => Ok(None),
+        Err(error) => Err(failed("connect to the gateway on", path, error)),
     }
 }
 

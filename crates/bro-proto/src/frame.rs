@@ -52,6 +52,16 @@ impl Deframer {
         !self.partial.is_empty()
     }
 
+    /// A deframer that goes on with a frame of which these bytes have arrived.
+    pub fn resume(partial: Vec<u8>) -> Self {
+        Self { partial }
+    }
+
+    /// What has arrived of the frame in the making.
+    pub fn partial(&self) -> &[u8] {
+        &self.partial
+    }
+
     /// Bytes held for the frame in the making.
     pub fn partial_bytes(&self) -> usize {
         self.partial.len()

@@ -142,6 +142,17 @@ pub const EVENTS_PER_POLL_MAX: usize = 1024;
 /// A watcher that has not asked for events for this long no longer counts as watching, in milliseconds.
 pub const WATCH_LEASE_MS: u64 = 10_000;
 
+/// Largest policy file, in bytes.
+pub const POLICY_BYTES_MAX: usize = 256 * 1024;
+/// Most rules of a policy.
+pub const POLICY_RULES_MAX: usize = 256;
+/// Most patterns of service and method names in a policy.
+pub const POLICY_PATTERNS_MAX: usize = 4096;
+/// Most users and groups that a policy names: each name is looked up.
+pub const POLICY_ACCOUNTS_MAX: usize = 1024;
+/// Most supplementary groups of a peer that are looked at. A peer in more has the rights of its user and its first group only.
+pub const PEER_GROUPS_MAX: usize = 1024;
+
 /// Longest path of a socket, in bytes: what the kernel's address holds, without the closing zero.
 pub const SOCKET_PATH_BYTES_MAX: usize = 107;
 /// Connections that may wait to be accepted by a gateway.
@@ -179,6 +190,14 @@ pub const DRAIN_TIMEOUT_MS: u64 = 5_000;
 pub const CLIENT_DRAIN_TIMEOUT_MS: u64 = 30_000;
 /// Most commands that wait for a gateway's thread; who gives one more waits.
 pub const COMMANDS_MAX: usize = 256;
+/// How long a gateway that hands over waits for the other one, in milliseconds. Nobody is served meanwhile; afterwards it goes on.
+pub const TAKEOVER_TIMEOUT_MS: u64 = 5_000;
+/// Descriptors that go with one message of a takeover: as many as the kernel takes.
+pub const TAKEOVER_DESCRIPTORS_PER_MESSAGE: usize = 253;
+/// Descriptors that a gateway must be able to open beyond those that it takes over.
+pub const TAKEOVER_SPARE_DESCRIPTORS: u64 = 64;
+/// Largest state of a takeover, queued bytes not counted.
+pub const TAKEOVER_STATE_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
 /// Most warnings that a gateway logs at once; afterwards one a second, with the number of those left out.
 pub const WARNINGS_LOGGED_MAX: u64 = 20;
 
@@ -230,6 +249,7 @@ const _: () = {
     assert!(IN_FLIGHT_PER_PEER_MAX <= IN_FLIGHT_MAX);
     assert!(WAITING_CALLS_MAX < IN_FLIGHT_PER_PEER_MAX, "calls that wait leave room for others");
     assert!(SERVICE_WAIT_MS < CALL_TIMEOUT_MS && SERVICE_WAIT_RETRY_MS <= SERVICE_WAIT_RETRY_MAX_MS);
+    assert!(POLICY_RULES_MAX <= u16::MAX as usize, "rights name rules by 16 bits");
     assert!(LANE_RING_BYTES_MIN <= LANE_RING_BYTES && LANE_RING_BYTES <= LANE_RING_BYTES_MAX);
     assert!(LANE_RING_BYTES_MIN.is_power_of_two() && LANE_RING_BYTES.is_power_of_two());
     assert!(LANE_ARENA_BYTES_MIN <= LANE_ARENA_BYTES && LANE_ARENA_BYTES <= LANE_ARENA_BYTES_MAX);

@@ -37,6 +37,10 @@ impl Router {
             let pending = [peer.register_timer, peer.partial_timer, peer.stall_timer];
             timers += pending.iter().filter(|timer| timer.is_some()).count();
             assert!(!peer.is_doomed);
+            let name = (peer.service != NIL).then(|| &*self.registry[peer.service].name);
+            let is_decided = peer.restriction.is_none() || peer.last_route.callee == NIL;
+            assert!(is_decided, "each call of who may not do everything is decided on");
+            assert!(name.is_none_or(|name| self.check_own(slot, name).is_ok()), "who is a service may be it");
             assert_eq!(peer.service == NIL, peer.register_timer.is_some(), "who is not registered is waited for");
             assert!(peer.queued_bytes == 0 || peer.stall_timer.is_some(), "a queue is watched");
             assert!(peer.partial_timer.is_none() || peer.is_mid_frame);
@@ -143,6 +147,8 @@ impl Router {
             }
             let same = self.lanes.iter().filter(|(_, other)| other.number() == lane.number()).count();
             assert_eq!(same, 1, "a number names one lane");
+            let has_two = lane.ends()[1] != NIL;
+            assert!(!has_two || self.may_share_lane(lane.ends()), "a lane is where every call is allowed");
         }
         let of_peers = |slot: u32| self.peers[slot].v2.as_ref().map_or(0, |state| state.lanes.len());
         assert_eq!(ends, self.peers.live().map(of_peers).sum::<usize>());
@@ -158,8 +164,10 @@ impl Router {
             match &call.wait {
                 Wait::Events { place, .. } => {
                     watchers += 1;
+                    assert_eq!(self.check_inquiry(call.caller, "events"), Ok(()), "who watches may do so");
                     assert_eq!(self.parked.watchers()[*place], index);
                 }
+                Wait::Policy { wish } => assert!(self.permissions.has_wish(*wish), "a wish was made"),
                 Wait::Service { name, .. } => {
                     assert_eq!(self.registry.find(&self.hasher, name), None, "it waits for what is not there");
                 }

@@ -40,6 +40,8 @@ pub struct RouterConfig {
     /// Calls from one peer to another within [`limits::LANE_BUSY_WINDOW_MS`] that bring them a lane with [`LanePolicy::Auto`]. Default
     /// [`limits::LANE_BUSY_CALLS`].
     pub lane_calls_min: u32,
+    /// Whether another gateway may take over; for drivers that carry it out. False by default.
+    pub hands_over: bool,
 }
 
 impl Default for RouterConfig {
@@ -61,6 +63,7 @@ impl Default for RouterConfig {
             speaks_v2: true,
             lanes: LanePolicy::Auto,
             lane_calls_min: limits::LANE_BUSY_CALLS,
+            hands_over: false,
         }
     }
 }

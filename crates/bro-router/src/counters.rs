@@ -62,13 +62,16 @@ pub struct Counters {
     pub heartbeats: u64,
     /// Frames of a type that means nothing to a gateway.
     pub frames_ignored: u64,
+    /// Connections, registrations, calls and questions that the policy refused, or the reservation of names.
+    #[serde(default)]
+    pub permission_denied: u64,
     /// Connections closed because of bytes that make no sense.
     pub malformed: u64,
 }
 
 impl Counters {
     /// Every counter with the name it has on the wire, in the order of declaration.
-    pub fn named(&self) -> [(&'static str, u64); 28] {
+    pub fn named(&self) -> [(&'static str, u64); 29] {
         [
             ("connections", self.connections),
             ("connectionsDropped", self.connections_dropped),
@@ -97,6 +100,7 @@ impl Counters {
             ("laneBytes", self.lane_bytes),
             ("heartbeats", self.heartbeats),
             ("framesIgnored", self.frames_ignored),
+            ("permissionDenied", self.permission_denied),
             ("malformed", self.malformed),
         ]
     }

@@ -22,6 +22,8 @@ pub enum CloseReason {
     PartialFrame,
     /// The peer did not take what was sent to it.
     SlowReader,
+    /// A new policy does not allow it, or not the service that it is.
+    Denied,
     /// The gateway is stopping.
     Stopping,
 }
@@ -37,6 +39,7 @@ impl CloseReason {
             CloseReason::Silent => "silent",
             CloseReason::PartialFrame => "partial-frame",
             CloseReason::SlowReader => "slow-reader",
+            CloseReason::Denied => "denied",
             CloseReason::Stopping => "stopping",
         }
     }

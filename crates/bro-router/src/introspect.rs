@@ -6,9 +6,11 @@ use crate::outbox::Outbox;
 use crate::peers::{NIL, UNPOOLED};
 use crate::reply::Answer;
 use crate::router::Router;
+use crate::takeover::TakeoverParams;
 use crate::view::{InstanceView, LoopView, ServiceView, WakeupView};
 use bro_proto::limits::{
     EVENTS_PER_POLL_MAX, FRAME_PREFIX_BYTES, GATEWAY_SERVICE, INTROSPECTION_PARAMS_BYTES_MAX, PING_METHOD,
+    WAITED_FOR_SHOWN_MAX,
 };
 use bro_proto::v1::decode::to_json;
 use bro_proto::v1::encode::{Outcome, write_json_string};
@@ -63,6 +65,9 @@ impl Router {
     ) {
         self.counters.calls_introspection += 1;
         let result = self.find_out(inquiry, method, params, now);
+        if let Err(error) = &result {
+            self.note_denied(Some(inquiry.caller), error, now, out);
+        }
         let outcome = match &result {
             Ok(Reply::Later) => return,
             Ok(Reply::Now(json)) => Outcome::Success(Payload { encoding: Encoding::Json, bytes: json }),
@@ -140,13 +145,15 @@ impl Router {
         params: Payload<'_>,
         now: Now,
     ) -> Result<Reply, ErrorBody> {
+        self.check_inquiry(inquiry.caller, method)?;
         let params = read_params(params)?;
         match method {
             "ping" | PING_METHOD => Ok(Reply::Now(format!("{{\"pong\":true,\"time\":{}}}", now.wall_ms).into_bytes())),
-            "status" => Ok(Reply::Now(self.status(now))),
-            "services" => self.services().map(Reply::Now),
+            "status" => Ok(Reply::Now(self.status(inquiry.caller, now))),
+            "services" => self.services(inquiry.caller).map(Reply::Now),
             "service" => {
                 let name = text_param(&params, "name")?;
+                self.check_see(inquiry.caller, name)?;
                 let index = self.registry.find(&self.hasher, name).ok_or_else(|| {
                     let message = format!("service {name:?} is not registered: `services` lists those that are");
                     ErrorBody::new(ErrorCode::ServiceNotFound, message)
@@ -158,6 +165,7 @@ impl Router {
             "waitFor" => {
                 let name = text_param(&params, "service")?;
                 let is_brief = params["brief"] == Value::Bool(true);
+                self.check_see(inquiry.caller, name)?;
                 if let Some(index) = self.registry.find(&self.hasher, name) {
                     let mut json = Vec::new();
                     self.write_found(&mut json, index, is_brief);
@@ -170,9 +178,23 @@ impl Router {
                 Ok(Reply::Later)
             }
             "events" => self.events(inquiry, &params, now),
+            "takeover" => {
+                let number = |name| {
+                    let missing = || ErrorBody::new(ErrorCode::InvalidArgument, format!("`params.{name}` is missing"));
+                    number_param(&params, name)?.ok_or_else(missing)
+                };
+                let asked = TakeoverParams {
+                    reads_from: number("readsFrom")?,
+                    reads_to: number("format")?,
+                    descriptors_max: number("descriptorsMax")?,
+                };
+                self.ask_for_takeover(inquiry, &asked)?;
+                Ok(Reply::Later)
+            }
+            "reloadPolicy" => self.wish_for_policy(inquiry, now).map(|()| Reply::Later),
             _ => {
                 let message = format!(
-                    "{GATEWAY_SERVICE} has no method {method:?}; it has status, services, service, waitFor, events and ping"
+                    "{GATEWAY_SERVICE} has no method {method:?}; it has status, services, service, waitFor, events, reloadPolicy and ping"
                 );
                 Err(ErrorBody::new(ErrorCode::MethodNotFound, message))
             }
@@ -203,7 +225,7 @@ impl Router {
         Ok(Reply::Now(json))
     }
 
-    fn status(&self, now: Now) -> Vec<u8> {
+    fn status(&self, asker: u32, now: Now) -> Vec<u8> {
         let mut out = Vec::with_capacity(1024 + 32 * self.registry.len());
         out.extend_from_slice(
             format!("{{\"running\":true,\"draining\":{},\"version\":", self.is_draining()).as_bytes(),
@@ -213,6 +235,9 @@ impl Router {
             out.extend_from_slice(format!(",\"pid\":{pid},\"socketPath\":").as_bytes());
             write_json_string(&mut out, &self.socket_path);
         }
+        if let Some((uid, gid)) = self.user {
+            out.extend_from_slice(format!(",\"uid\":{uid},\"gid\":{gid}").as_bytes());
+        }
         let numbers = [
             ("uptimeMs", now.mono_ms().saturating_sub(self.started.mono_ms())),
             ("peers", self.peers.len() as u64),
@@ -220,20 +245,30 @@ impl Router {
             ("parked", self.parked.len() as u64),
             ("queuedBytes", self.peers.charged() as u64),
             ("lanes", self.lanes.len() as u64),
-            ("connectedServices", self.registry.len() as u64),
+            (
+                "connectedServices",
+                self.registry.iter().filter(|(_, service)| self.may_see(asker, &service.name)).count() as u64,
+            ),
+            ("policyRules", self.permissions.rules_len() as u64),
         ];
         for (name, number) in numbers {
             out.extend_from_slice(format!(",\"{name}\":{number}").as_bytes());
         }
+        if let Some(file) = &self.permissions.file {
+            out.extend_from_slice(b",\"policyFile\":");
+            write_json_string(&mut out, file);
+        }
         out.extend_from_slice(b",\"services\":[");
-        for (at, (_, service)) in self.registry.iter().enumerate() {
+        let seen = self.registry.iter().filter(|(_, service)| self.may_see(asker, &service.name));
+        for (at, (_, service)) in seen.enumerate() {
             if at > 0 {
                 out.push(b',');
             }
             write_json_string(&mut out, &service.name);
         }
         out.extend_from_slice(b"],\"waitedFor\":{");
-        for (at, (name, waiters)) in self.parked.waited_for().enumerate() {
+        let seen = self.parked.waited_for().filter(|(name, _)| self.may_see(asker, name));
+        for (at, (name, waiters)) in seen.take(WAITED_FOR_SHOWN_MAX).enumerate() {
             if at > 0 {
                 out.push(b',');
             }
@@ -251,10 +286,11 @@ impl Router {
         out
     }
 
-    fn services(&self) -> Result<Vec<u8>, ErrorBody> {
+    fn services(&self, asker: u32) -> Result<Vec<u8>, ErrorBody> {
         let limit = self.config.frame_bytes_max.saturating_sub(FRAME_PREFIX_BYTES + ENVELOPE_BYTES);
         let mut out = b"{\"services\":[".to_vec();
-        for (at, (index, _)) in self.registry.iter().enumerate() {
+        let seen = self.registry.iter().filter(|(_, service)| self.may_see(asker, &service.name));
+        for (at, (index, _)) in seen.enumerate() {
             if at > 0 {
                 out.push(b',');
             }
@@ -272,7 +308,7 @@ impl Router {
         let view = self.instance_view(slot);
         out.extend_from_slice(b"{\"encoding\":");
         write_json_string(out, view.encoding.as_str());
-        let optional = [("pid", view.pid), ("uid", view.uid), ("poolIndex", view.pool_index)];
+        let optional = [("pid", view.pid), ("uid", view.uid), ("gid", view.gid), ("poolIndex", view.pool_index)];
         for (name, number) in optional.into_iter().filter_map(|(name, number)| Some((name, number?))) {
             out.extend_from_slice(format!(",\"{name}\":{number}").as_bytes());
         }
@@ -306,6 +342,7 @@ impl Router {
             peer: self.peers.id(slot),
             pid: peer.identity.pid,
             uid: peer.identity.uid,
+            gid: peer.identity.gid,
             encoding: peer.encoding,
             pool_index: (peer.pool_index != UNPOOLED).then_some(u32::from(peer.pool_index)),
             connected_at_ms: peer.connected_at_ms,

@@ -201,6 +201,9 @@ impl Router {
         if !takes_lanes || has_one || is_full || !is_pair || self.is_watched() || self.is_draining() {
             return;
         }
+        if !self.may_share_lane([caller, callee]) {
+            return;
+        }
         let number = self.fresh_lane_number();
         let deadline_ms = now.mono_ms().saturating_add(LANE_OPEN_TIMEOUT_MS);
         let index = self.insert_lane(number, [caller, callee], Some(deadline_ms));
@@ -238,6 +241,10 @@ impl Router {
             }
             None => return self.send_lane_close(slot, number, CloseLane::Gone, now, out),
         };
+        let ends = self.lanes.records[index as usize].ends;
+        if ends[1] != NIL && !self.may_share_lane(ends) {
+            return self.close_lane(index, None, CloseLane::Revoked, now, out);
+        }
         let record = &mut self.lanes.records[index as usize];
         record.is_ready[side] = true;
         if record.is_open || record.is_ready != [true; 2] {
@@ -314,6 +321,16 @@ impl Router {
                     state.busy.end_rest(other, generation, now.mono_ms());
                 }
             }
+        }
+    }
+
+    /// Takes back the lanes of peers that may not call each other without being looked at, as the policy is now.
+    pub(crate) fn revoke_forbidden_lanes(&mut self, now: Now, out: &mut impl Outbox) {
+        let is_forbidden = |record: &LaneRecord| record.ends[1] != NIL && !self.may_share_lane(record.ends);
+        let indices: Vec<u32> =
+            self.lanes.iter().filter(|(_, record)| is_forbidden(record)).map(|(index, _)| index).collect();
+        for index in indices {
+            self.close_lane(index, None, CloseLane::Revoked, now, out);
         }
     }
 

@@ -11,9 +11,11 @@
 //! | `v2_peer`, `v2_call`, `v2_reply`, `v2_report` | the same for peers of version 2 |
 //! | `cancel` | calls that are given up, and those made for them |
 //! | `lanes` | direct lanes between peers: offered, open, taken back |
+//! | `permission` | who may do what, as the policy says |
 //! | `closing`, `drain` | how connections and the gateway end |
 //! | `introspect`, `parked`, `event_log`, `report` | calls to `bro.gateway`, and who is told what happens |
 //! | `timers`, `hash`, `config` | what all of these use |
+//! | `takeover` | a gateway that asks for everything |
 //! | [`state`] | everything that it knows as plain values: exported, and imported by the gateway that takes over |
 //! | `check` | invariants, for tests |
 //!
@@ -35,6 +37,7 @@ mod lanes;
 mod outbox;
 mod parked;
 mod peers;
+mod permission;
 mod prefetch;
 mod register;
 mod registry;
@@ -43,6 +46,7 @@ mod report;
 mod router;
 mod routing;
 pub mod state;
+mod takeover;
 mod timers;
 mod v2_call;
 mod v2_peer;
@@ -50,6 +54,7 @@ mod v2_reply;
 mod v2_report;
 mod view;
 
+pub use bro_policy::Policy;
 pub use config::{ConfigError, RouterConfig};
 pub use counters::Counters;
 pub use event::{CloseReason, Event, EventMask};
@@ -57,4 +62,5 @@ pub use lanes::LanePolicy;
 pub use outbox::{LaneOffer, Outbox, Part, PeerId};
 pub use peers::PeerIdentity;
 pub use router::Router;
+pub use takeover::TakeoverRequest;
 pub use view::{InstanceView, LoopView, ServiceView, WakeupView};

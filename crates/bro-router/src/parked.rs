@@ -11,9 +11,7 @@ use crate::peers::{NIL, Peers};
 use crate::reply::Answer;
 use crate::router::Router;
 use crate::timers::Timer;
-use bro_proto::limits::{
-    PARKED_ANSWERS_BYTES_MAX, PARKED_MAX, PARKED_PER_PEER_MAX, PARKED_TIMEOUT_MAX_MS, WAITED_FOR_SHOWN_MAX,
-};
+use bro_proto::limits::{PARKED_ANSWERS_BYTES_MAX, PARKED_MAX, PARKED_PER_PEER_MAX, PARKED_TIMEOUT_MAX_MS};
 use bro_proto::timer::TimerId;
 use bro_proto::v1::encode::Outcome;
 use bro_proto::v1::{Encoding, Payload};
@@ -33,6 +31,8 @@ pub(crate) enum Wait {
         /// It is told only that the service is there, not what that says of itself.
         is_brief: bool,
     },
+    /// Another policy.
+    Policy { wish: u64 },
     /// The next event.
     Events {
         cursor: u64,
@@ -121,6 +121,7 @@ impl Parked {
         let mut hash_of_service = None;
         match &mut call.wait {
             Wait::Service { hash, .. } => hash_of_service = Some(*hash),
+            Wait::Policy { .. } => {}
             Wait::Events { place, .. } => {
                 *place = self.watchers.len();
                 self.watchers.push(index);
@@ -131,7 +132,9 @@ impl Parked {
             let calls = &self.calls;
             self.by_service.insert_unique(hash, index, |&other| match &calls[other as usize].wait {
                 Wait::Service { hash, .. } => *hash,
-                Wait::Events { .. } => unreachable!("only those that wait for a service are in the table"),
+                Wait::Policy { .. } | Wait::Events { .. } => {
+                    unreachable!("only those that wait for a service are in the table")
+                }
             });
         }
     }
@@ -153,6 +156,7 @@ impl Parked {
                 let entry = self.by_service.find_entry(hash, |&other| other == index);
                 entry.expect("everyone who waits for a service is in the table").remove();
             }
+            Wait::Policy { .. } => {}
             Wait::Events { place, .. } => {
                 self.watchers.swap_remove(place);
                 if let Some(&moved) = self.watchers.get(place)
@@ -165,7 +169,7 @@ impl Parked {
         call
     }
 
-    /// The services that are waited for, by name, and by how many: the first few.
+    /// The services that are waited for, by name, and by how many.
     pub(crate) fn waited_for(&self) -> impl Iterator<Item = (&str, usize)> {
         let mut waiters: BTreeMap<&str, usize> = BTreeMap::new();
         for (_, call) in self.iter() {
@@ -173,13 +177,13 @@ impl Parked {
                 *waiters.entry(name).or_default() += 1;
             }
         }
-        waiters.into_iter().take(WAITED_FOR_SHOWN_MAX)
+        waiters.into_iter()
     }
 
     fn waiting_for(&self, hash: u64, service: &str) -> Option<u32> {
         let is_it = |&index: &u32| match &self.calls[index as usize].wait {
             Wait::Service { name, .. } => **name == *service,
-            Wait::Events { .. } => false,
+            Wait::Policy { .. } | Wait::Events { .. } => false,
         };
         self.by_service.find(hash, is_it).copied()
     }
@@ -211,6 +215,11 @@ impl Router {
         const MARGIN_MAX_MS: u64 = 500;
         let spare_ms = inquiry.timeout_ms - (inquiry.timeout_ms / 10).min(MARGIN_MAX_MS);
         self.park(inquiry, Wait::Events { cursor, max, place: 0 }, timeout_ms.min(spare_ms), now)
+    }
+
+    /// Parks a `reloadPolicy` until the policy was read.
+    pub(crate) fn park_for_policy(&mut self, inquiry: &Inquiry<'_>, wish: u64, now: Now) -> Result<(), ErrorBody> {
+        self.park(inquiry, Wait::Policy { wish }, inquiry.timeout_ms, now)
     }
 
     /// Answers everyone who waits for this service.
@@ -252,6 +261,10 @@ impl Router {
                 let message = format!("service {name:?} did not register within {} ms", call.timeout_ms);
                 self.answer_parked(&call, Err(&ErrorBody::new(ErrorCode::Timeout, message)), now, out);
             }
+            Wait::Policy { .. } => {
+                let message = format!("the policy was not read within {} ms", call.timeout_ms);
+                self.answer_parked(&call, Err(&ErrorBody::new(ErrorCode::Timeout, message)), now, out);
+            }
             Wait::Events { .. } => drop(self.answer_watcher(&call, true, now, out)),
         }
     }
@@ -269,7 +282,7 @@ impl Router {
         for index in all {
             let call = self.unpark(index);
             match &call.wait {
-                Wait::Service { .. } => {
+                Wait::Service { .. } | Wait::Policy { .. } => {
                     let error = ErrorBody::new(ErrorCode::ShuttingDown, "the gateway is shutting down");
                     self.answer_parked(&call, Err(&error), now, out);
                 }
@@ -357,7 +370,13 @@ impl Router {
         json.len()
     }
 
-    fn answer_parked(&mut self, call: &ParkedCall, result: Result<&[u8], &ErrorBody>, now: Now, out: &mut impl Outbox) {
+    pub(crate) fn answer_parked(
+        &mut self,
+        call: &ParkedCall,
+        result: Result<&[u8], &ErrorBody>,
+        now: Now,
+        out: &mut impl Outbox,
+    ) {
         let outcome = match result {
             Ok(json) => Outcome::Success(Payload { encoding: Encoding::Json, bytes: json }),
             Err(error) => Outcome::Error(error),

@@ -8,6 +8,7 @@ use crate::config::RouterConfig;
 use crate::counters::Counters;
 use crate::event::CloseReason;
 use crate::outbox::{Outbox, Part, PeerId};
+use crate::permission::Restriction;
 use crate::prefetch::fetch;
 use crate::timers::{Timer, Timers};
 use crate::v2_peer::V2Peer;
@@ -64,7 +65,8 @@ impl LastRoute {
     pub(crate) const NONE: LastRoute = LastRoute { number: 0, callee: NIL, serial: 0 };
 }
 
-/// One connection. Small, since most connections are idle: an idle one owns no memory outside this struct.
+/// One connection. Small, since most connections are idle: an idle one owns no memory outside this struct, unless it may not do
+/// everything.
 ///
 /// Beside thousands of others a connection is not in the caches, and fetching a line takes longer than routing a frame. So what every frame
 /// needs is in the first line, and what a call of version 2 needs besides in the second one.
@@ -116,6 +118,8 @@ pub(crate) struct Peer {
     pub(crate) ring_prev: u32,
     pub(crate) pool_index: u8,
     pub(crate) identity: PeerIdentity,
+    /// What it may do; `None` is everything. A restricted peer has no `last_route`: each of its calls is decided on.
+    pub(crate) restriction: Option<Box<Restriction>>,
     pub(crate) connected_at_ms: u64,
     /// Ids of calls that ended without its answer; made when there is the first.
     pub(crate) abandoned: Option<Box<Abandoned>>,
@@ -244,6 +248,7 @@ impl Peers {
             ring_prev: NIL,
             pool_index: UNPOOLED,
             identity,
+            restriction: None,
             connected_at_ms: now.wall_ms,
             abandoned: None,
             register_timer: None,
@@ -279,6 +284,7 @@ impl Peers {
         peer.queued_bytes = 0;
         peer.answer_bytes = 0;
         peer.abandoned = None;
+        peer.restriction = None;
         self.route_bytes -= peer.v2.take().map_or(0, |state| state.route_bytes());
         peer.is_live = false;
         peer.service = self.free;

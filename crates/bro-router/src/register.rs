@@ -36,6 +36,7 @@ impl Router {
         self.peers[slot].encoding = header.encoding;
         if let Err((error, reason)) = self.try_register(slot, body, header, now, out) {
             self.counters.registrations_refused += 1;
+            self.counters.permission_denied += u64::from(error.code == Some(ErrorCode::PermissionDenied));
             self.warn(slot, &format!("registration refused: {}", error.message), now, out);
             self.close_peer(slot, reason, Some(&error), now, out);
         }
@@ -67,6 +68,8 @@ impl Router {
         } else if name.starts_with(RESERVED_PREFIX) {
             let message = format!("names that begin with {RESERVED_PREFIX:?} belong to the gateway: choose another");
             return refused(ErrorCode::PermissionDenied, message);
+        } else if let Err(error) = self.check_own(slot, name) {
+            return Err((error, CloseReason::Refused));
         }
         let registration = read_registration(body, header).map_err(|error| (error, CloseReason::Refused))?;
         if self.registry.description_bytes() + registration.description.bytes() > REGISTRY_BYTES_MAX {

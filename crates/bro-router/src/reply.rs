@@ -93,6 +93,7 @@ impl Router {
         out: &mut impl Outbox,
     ) {
         self.counters.calls_refused += 1;
+        self.note_denied(Some(caller), error, now, out);
         if self.peers[caller].service == NIL {
             self.peers[caller].encoding = header.encoding;
         }

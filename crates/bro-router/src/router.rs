@@ -10,8 +10,10 @@ use crate::lanes::Lanes;
 use crate::outbox::{Outbox, PeerId};
 use crate::parked::Parked;
 use crate::peers::{NIL, PeerIdentity, Peers};
+use crate::permission::Permissions;
 use crate::registry::Registry;
 use crate::report::Reporter;
+use crate::takeover::TakeoverRequest;
 use crate::timers::{Timer, Timers};
 use crate::view::LoopView;
 use bro_proto::frame::FrameError;
@@ -51,14 +53,19 @@ pub struct Router {
     pub(crate) reporter: Reporter,
     pub(crate) counters: Counters,
     pub(crate) phase: Phase,
+    pub(crate) permissions: Permissions,
     pub(crate) started: Now,
     pub(crate) pid: Option<u32>,
+    /// User and group.
+    pub(crate) user: Option<(u32, u32)>,
     pub(crate) socket_path: Box<str>,
     pub(crate) loop_view: LoopView,
     /// For frames in the making; always empty between uses.
     pub(crate) scratch: Vec<u8>,
     /// Chains of version 2 that began here.
     pub(crate) roots: u64,
+    /// Of a gateway that wants to take over, until the driver looks.
+    pub(crate) takeover_request: Option<TakeoverRequest>,
 }
 
 impl Router {
@@ -77,12 +84,15 @@ impl Router {
             reporter: Reporter::default(),
             counters: Counters::default(),
             phase: Phase::Running,
+            permissions: Permissions::default(),
             started: now,
             pid: None,
+            user: None,
             socket_path: "".into(),
             loop_view: LoopView::default(),
             scratch: Vec::new(),
             roots: 0,
+            takeover_request: None,
             hasher,
             config,
         }
@@ -97,6 +107,11 @@ impl Router {
     pub fn set_gateway_info(&mut self, pid: u32, socket_path: &str) {
         self.pid = Some(pid);
         self.socket_path = socket_path.into();
+    }
+
+    /// The user and group that the gateway runs as, for `status`.
+    pub fn set_gateway_user(&mut self, uid: u32, gid: u32) {
+        self.user = Some((uid, gid));
     }
 
     /// What `status` tells of the driver's thread from now on.
@@ -119,6 +134,17 @@ impl Router {
         now: Now,
         out: &mut impl Outbox,
     ) -> Result<PeerId, ErrorBody> {
+        self.handle_connect_in_groups(identity, &[], now, out)
+    }
+
+    /// Like [`Router::handle_connect`], with the supplementary groups of the peer: they matter where [`Router::knows_groups`].
+    pub fn handle_connect_in_groups(
+        &mut self,
+        identity: PeerIdentity,
+        groups: &[u32],
+        now: Now,
+        out: &mut impl Outbox,
+    ) -> Result<PeerId, ErrorBody> {
         if self.phase != Phase::Running {
             return Err(ErrorBody::new(ErrorCode::ShuttingDown, "the gateway is shutting down: connect again later"));
         }
@@ -127,7 +153,9 @@ impl Router {
             let message = format!("the gateway serves {limit} connections already: close some, or raise its limit");
             return Err(ErrorBody::new(ErrorCode::ResourceExhausted, message));
         }
+        let restriction = self.restriction_of(&identity, groups, now, out)?;
         let slot = self.peers.insert(identity, now);
+        self.peers[slot].restriction = restriction;
         let deadline = now.mono_ms().saturating_add(self.config.register_timeout_ms);
         self.peers[slot].register_timer = Some(self.timers.insert(deadline, Timer::Register(slot)));
         self.counters.connections += 1;

@@ -72,7 +72,7 @@ impl Router {
                     self.introspect(&inquiry, request.method, params, now, out);
                     Ok(())
                 }
-                None => Err(self.unknown_service(request.to)),
+                None => Err(self.unknown_service(caller, request.to)),
             },
             Err(error) => Err(error),
         };
@@ -102,6 +102,7 @@ impl Router {
         if method.is_empty() || method.len() > METHOD_NAME_BYTES_MAX {
             return invalid(&format!("the `method` of a CALL must have 1 to {METHOD_NAME_BYTES_MAX} bytes"));
         }
+        self.check_call(caller, to, method)?;
         let timeout_ms = match &header.context {
             Some(context) => self.check_context(context, to, method, now)?,
             None => self.config.call_timeout_ms.min(CALL_TIMEOUT_MAX_MS),
@@ -368,7 +369,10 @@ impl Router {
     }
 
     #[cold]
-    pub(crate) fn unknown_service(&self, name: &str) -> ErrorBody {
+    pub(crate) fn unknown_service(&self, caller: u32, name: &str) -> ErrorBody {
+        if self.peers[caller].restriction.is_some() {
+            return ErrorBody::new(ErrorCode::ServiceNotFound, format!("service {name:?} is not registered"));
+        }
         let mut message = format!("service {name:?} is not registered (");
         let count = self.registry.len();
         message.push_str(if count == 0 { "none is" } else { "registered: " });

@@ -346,6 +346,8 @@ pub enum WaitState {
         /// It is told only that the service is there.
         is_brief: bool,
     },
+    /// The policy to be read again.
+    Policy,
     /// The next event.
     Events {
         /// The first that was not seen.

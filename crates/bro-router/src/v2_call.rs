@@ -138,7 +138,10 @@ impl Router {
         let passed_on = admitted.and_then(|admitted| self.pass_notify_on(caller, admitted, frame, now, out));
         match passed_on {
             Ok(()) => self.counters.notifications_routed += 1,
-            Err(Refusal::Told(_)) => self.counters.notifications_dropped += 1,
+            Err(Refusal::Told(error)) => {
+                self.counters.notifications_dropped += 1;
+                self.note_denied(Some(caller), &error, now, out);
+            }
             Err(Refusal::Closed(violation)) => self.violated(caller, violation, now, out),
         }
     }
@@ -471,6 +474,7 @@ impl Router {
     #[cold]
     fn refuse_call_v2(&mut self, caller: u32, call: &v2::Call<'_>, error: &ErrorBody, now: Now, out: &mut impl Outbox) {
         self.counters.calls_refused += 1;
+        self.note_denied(Some(caller), error, now, out);
         let id = CallerId::Number(call.id);
         let answer = Answer { id, outcome: Outcome::Error(error), context: NOTHING };
         self.answer(caller, "", &answer, now, out);

@@ -111,10 +111,11 @@ impl Router {
         if let Some(callee) = self.peers.last_callee(caller, call.peer) {
             return Ok(Target::Service { index: self.peers[callee].service, only: Some(callee) });
         }
-        self.look_up_route(caller, call.peer)
+        self.look_up_route(caller, call.peer, call.method)
     }
 
-    fn look_up_route(&mut self, caller: u32, number: u32) -> Result<Target, Refusal> {
+    fn look_up_route(&mut self, caller: u32, number: u32, method: &str) -> Result<Target, Refusal> {
+        self.check_route(caller, number, method)?;
         let Router { peers, registry, hasher, .. } = self;
         let Some(state) = &mut peers[caller].v2 else { return Err(Refusal::Closed("not of version 2")) };
         let Some(route) = state.route(number) else { return Err(Refusal::Closed("a route that was not bound")) };
@@ -124,13 +125,15 @@ impl Router {
                 return Ok(Target::Gateway);
             }
             let name = route.name.clone();
-            return Err(self.unknown_service(&name).into());
+            return Err(self.unknown_service(caller, &name).into());
         };
         let serial = registry[index].serial;
         if known.is_none() {
             state.found(number, index, serial);
         }
-        if let Some(callee) = registry.only_instance(index) {
+        if let Some(callee) = registry.only_instance(index)
+            && peers[caller].restriction.is_none()
+        {
             peers[caller].last_route = LastRoute { number, callee, serial };
         }
         Ok(Target::Service { index, only: None })
@@ -170,6 +173,9 @@ impl Router {
             return self.violated(slot, "a RESOLVE of a route number that is not the next one", now, out);
         }
         let after = state.route_bytes();
+        if let Some(restriction) = &mut self.peers[slot].restriction {
+            restriction.forget_route(number);
+        }
         self.peers[slot].last_route = LastRoute::NONE;
         self.peers.route_bytes = self.peers.route_bytes - before + after;
         if self.peers.route_bytes > ROUTES_BYTES_MAX {

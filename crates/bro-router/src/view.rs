@@ -35,6 +35,8 @@ pub struct InstanceView {
     pub pid: Option<u32>,
     /// User id by peer credentials, where known.
     pub uid: Option<u32>,
+    /// Group id by peer credentials, where known.
+    pub gid: Option<u32>,
     /// What the gateway speaks to it.
     pub encoding: Encoding,
     /// Its place in a pool.

@@ -1,4 +1,4 @@
-//! Arrows between crates go down only: proto ← router ← gateway, proto ← session ← ipc-bro,
+//! Arrows between crates go down only: proto ← policy ← router ← gateway, proto ← session ← ipc-bro,
 //! proto ← lane ← gateway and ipc-bro, the rest on top.
 
 use toml::{Table, Value};
@@ -9,10 +9,11 @@ use super::Finding;
 /// simulations, benches, examples) is on top: it may use any of these, and nothing may use it.
 const LAYERS: &[(&str, &[&str])] = &[
     ("bro-proto", &[]),
-    ("bro-router", &["bro-proto"]),
+    ("bro-policy", &["bro-proto"]),
+    ("bro-router", &["bro-proto", "bro-policy"]),
     ("bro-session", &["bro-proto"]),
     ("bro-lane", &["bro-proto"]),
-    ("bro-gateway", &["bro-proto", "bro-router", "bro-lane"]),
+    ("bro-gateway", &["bro-proto", "bro-policy", "bro-router", "bro-lane"]),
     ("ipc-bro", &["bro-proto", "bro-session", "bro-lane", "bro-gateway"]),
     // Its v1 programs speak the wire with code of their own, so that they can tell when bro-proto is wrong.
     ("bro-testing", &["bro-proto", "ipc-bro"]),
@@ -22,7 +23,7 @@ const LAYERS: &[(&str, &[&str])] = &[
 const TEST_ONLY: &str = "bro-testing";
 
 /// Crates of logic without I/O, whose other dependencies are named one by one.
-pub(crate) const LOGIC: &[&str] = &["bro-proto", "bro-router", "bro-session"];
+pub(crate) const LOGIC: &[&str] = &["bro-proto", "bro-policy", "bro-router", "bro-session"];
 
 /// Dependencies that own no socket, clock, thread, file or random source.
 const PURE: &[&str] = &[
@@ -37,6 +38,7 @@ const PURE: &[&str] = &[
     "simdutf8",
     "slab",
     "thiserror",
+    "toml",
 ];
 
 /// One workspace member: its folder and the text of its Cargo.toml.

@@ -1,16 +1,17 @@
 //! `bro gateway`
 
+use super::successor::Successor;
 use crate::cli::{GatewayArgs, Lanes, parse_mode};
 use crate::exit::Failure;
 use crate::output::in_ms;
 use crate::systemd::{self, Notifier};
-use bro_gateway::{Embedding, Gateway, GatewayConfig, StopReason};
+use bro_gateway::{Embedding, Gateway, GatewayConfig, PolicySource, StartError, StopReason};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::filter::LevelFilter;
 
 /// The options of `--config`. Names are those of the flags, with underscores; times are in milliseconds.
@@ -20,6 +21,7 @@ struct ConfigFile {
     socket: Option<PathBuf>,
     /// Octal digits in a string, as for `--mode`.
     mode: Option<String>,
+    policy: Option<PathBuf>,
     heartbeat_interval_ms: Option<u64>,
     timeout_ms: Option<u64>,
     register_timeout_ms: Option<u64>,
@@ -52,31 +54,46 @@ pub fn run(args: GatewayArgs) -> Result<(), Failure> {
     let debug = args.debug || file.debug.unwrap_or(false);
     start_logging(debug, args.log_json || file.log_json.unwrap_or(false));
     let stop_with_stdin = args.stop_with_stdin;
+    let mut successor = Successor::new();
     let named_socket = args.socket.clone().or_else(|| file.socket.clone());
     let config = merge(args, file, debug)?;
     let drain_timeout = Duration::from_millis(config.drain_timeout_ms);
     // The signals are watched before the first peer can connect: a SIGTERM right after the start must stop in good order too.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (mut term, mut interrupt) = {
+    let has_policy = config.policy != PolicySource::OwnUser;
+    let (mut term, mut interrupt, mut replace, mut hangup) = {
         let _entered = runtime.enter();
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
+        // Without a policy file there is nothing to read again, and a terminal that goes takes its gateway along.
+        let hangup = has_policy.then(|| signal(SignalKind::hangup())).transpose()?;
+        let replace = signal(SignalKind::user_defined2())?;
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, replace, hangup)
     };
     if let (Some(passed), Some(named)) = (&listener, &named_socket) {
         systemd::check_path(passed, named)?;
     }
     let notifier = Notifier::start()?;
     let embedding = Embedding { listener, pulse: notifier.pulse(), ..Embedding::default() };
-    let gateway = Gateway::start_embedded(config, embedding).map_err(|error| Failure::local(reasons(&error)))?;
+    let gateway = Gateway::start_embedded(config, embedding).map_err(|error| match error {
+        StartError::Policy(error) => Failure::Usage(error.to_string()),
+        other => Failure::local(reasons(&other)),
+    })?;
     let gateway = Arc::new(gateway);
     notifier.ready(gateway.socket_path());
     let waiting = Arc::clone(&gateway);
     let reason = runtime.block_on(async {
         let mut ended = tokio::task::spawn_blocking(move || waiting.wait());
-        tokio::select! {
-            _ = term.recv() => {}
-            _ = interrupt.recv() => {}
-            () = stdin_closed(), if stop_with_stdin => {}
-            reason = &mut ended => return reason,
+        let stdin = stdin_closed();
+        tokio::pin!(stdin);
+        loop {
+            tokio::select! {
+                _ = term.recv() => break,
+                _ = interrupt.recv() => break,
+                () = hung_up(&mut hangup) => reload_policy(&gateway),
+                () = &mut stdin, if stop_with_stdin => break,
+                _ = replace.recv() => successor.start(),
+                () = successor.ended() => {}
+                reason = &mut ended => return reason,
+            }
         }
         notifier.stopping(drain_timeout);
         let _ = gateway.drain(); // it may have ended in this very moment
@@ -93,6 +110,10 @@ pub fn run(args: GatewayArgs) -> Result<(), Failure> {
     runtime.shutdown_background();
     match reason {
         Ok(StopReason::Requested) => Ok(()),
+        Ok(StopReason::TakenOver { pid }) => {
+            notifier.replaced(pid);
+            Ok(())
+        }
         Ok(StopReason::Failed(_) | StopReason::Panicked(_)) | Err(_) => {
             Err(Failure::local("the gateway stopped after an internal error; its log says which"))
         }
@@ -110,6 +131,24 @@ fn reasons(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// What comes of it is logged; a policy that does not load changes nothing. On another thread: reading may wait for name services.
+fn reload_policy(gateway: &Arc<Gateway>) {
+    let gateway = Arc::clone(gateway);
+    drop(tokio::task::spawn_blocking(move || gateway.reload_policy()));
+}
+
+/// Each SIGHUP, if it is listened to.
+async fn hung_up(hangup: &mut Option<Signal>) {
+    match hangup {
+        Some(hangup) => {
+            if hangup.recv().await.is_none() {
+                std::future::pending().await
+            }
+        }
+        None => std::future::pending().await,
+    }
+}
+
 async fn stdin_closed() {
     let mut input = tokio::io::stdin();
     let mut discarded = [0; 256];
@@ -124,7 +163,8 @@ fn read_config(path: &Path) -> Result<ConfigFile, Failure> {
 }
 
 fn merge(args: GatewayArgs, file: ConfigFile, debug: bool) -> Result<GatewayConfig, Failure> {
-    let mut config = GatewayConfig { debug, ..GatewayConfig::default() };
+    let mut config = GatewayConfig { debug, takeover: args.takeover, ..GatewayConfig::default() };
+    config.router.hands_over = true;
     if let Some(socket) = args.socket.or(file.socket) {
         config.socket_path = socket;
     }
@@ -135,6 +175,9 @@ fn merge(args: GatewayArgs, file: ConfigFile, debug: bool) -> Result<GatewayConf
         .transpose()?;
     if let Some(mode) = args.mode.or(file_mode) {
         config.mode = mode;
+    }
+    if let Some(policy) = args.policy.or(file.policy) {
+        config.policy = PolicySource::File(policy);
     }
     let ms = |flag: Option<Duration>, file: Option<u64>| flag.map(in_ms).or(file);
     let router = &mut config.router;
@@ -187,6 +230,7 @@ mod tests {
             config: None,
             lanes: None,
             mode: None,
+            policy: None,
             heartbeat_interval: None,
             timeout: None,
             register_timeout: None,
@@ -194,19 +238,21 @@ mod tests {
             debug: false,
             log_json: false,
             stop_with_stdin: false,
+            takeover: false,
         }
     }
 
     #[test]
     fn flags_win_over_the_file_and_the_file_over_defaults() {
         let file: ConfigFile = toml::from_str(
-            "socket = '/tmp/a.sock'\nmode = '0660'\ntimeout_ms = 7\nheartbeat_interval_ms = 8\n[limits]\ndepth_max = 9",
+            "socket = '/tmp/a.sock'\nmode = '0660'\npolicy = '/tmp/policy.toml'\ntimeout_ms = 7\nheartbeat_interval_ms = 8\n[limits]\ndepth_max = 9",
         )
         .unwrap();
         let flags = GatewayArgs { timeout: Some(Duration::from_millis(70)), ..args() };
         let config = merge(flags, file, false).unwrap();
         assert_eq!(config.socket_path, Path::new("/tmp/a.sock"));
         assert_eq!(config.mode, 0o660);
+        assert_eq!(config.policy, PolicySource::File("/tmp/policy.toml".into()));
         assert_eq!(config.router.call_timeout_ms, 70);
         assert_eq!(config.router.heartbeat_interval_ms, 8);
         assert_eq!(config.router.depth_max, 9);

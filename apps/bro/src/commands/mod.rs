@@ -6,6 +6,8 @@ pub mod generate;
 pub mod ls;
 pub mod notify;
 pub mod ping;
+pub mod policy;
 pub mod status;
+mod successor;
 pub mod wait_for;
 pub mod watch;

@@ -43,6 +43,7 @@ impl ParkedCall {
                 Wait::Service { name, hash: _, is_brief } => {
                     WaitState::Service { name: name.to_string(), is_brief: *is_brief }
                 }
+                Wait::Policy { wish: _ } => WaitState::Policy,
                 Wait::Events { cursor, max, place: _ } => WaitState::Events { cursor: *cursor, max: *max as u64 },
             },
         }
@@ -76,6 +77,8 @@ impl Router {
                 ensure(is_missing && check_service_name(&name).is_ok(), "somebody waits for what is there")?;
                 Wait::Service { hash: name_hash(&self.hasher, &name), name: name.into(), is_brief }
             }
+            // Whatever policy the importing driver has: it reads it once more.
+            WaitState::Policy => Wait::Policy { wish: self.permissions.make_wish() },
             WaitState::Events { cursor, max } => {
                 ensure(self.reporter.log.is_recording(), "somebody watches, and nothing is recorded")?;
                 let max = usize::try_from(max).unwrap_or(usize::MAX).min(EVENTS_PER_POLL_MAX);

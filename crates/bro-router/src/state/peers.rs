@@ -83,6 +83,7 @@ impl Peer {
             ring_prev: _,
             calls: _, // the calls name their peers
             parked: _,
+            restriction: _, // the driver says which policy counts
             connected_at_ms,
             last_frame_at_ms,
             last_frame_ms: _, // the service has it
@@ -177,6 +178,7 @@ impl Peer {
             ring_prev: NIL,
             calls: [CallList::EMPTY; 2],
             parked: CallList::EMPTY,
+            restriction: None,
             connected_at_ms,
             last_frame_at_ms,
             last_frame_ms: 0,

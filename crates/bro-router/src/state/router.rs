@@ -96,14 +96,20 @@ impl Router {
             counters,
             phase,
             started,
+            permissions: _, // the driver says which policy counts
             pid: _,
+            user: _,
             socket_path: _,
             loop_view: _, // of the driver's thread, which is another one from now on
             scratch,
             roots,
+            takeover_request,
         } = self;
         let Reporter { mask: _, log, is_log_fresh } = reporter;
-        debug_assert!(scratch.is_empty() && !is_log_fresh, "it is exported between two inputs");
+        debug_assert!(
+            scratch.is_empty() && !is_log_fresh && takeover_request.is_none(),
+            "it is exported between two inputs"
+        );
         RouterState {
             format: FORMAT,
             readable_from: READABLE_FROM,
@@ -128,7 +134,7 @@ impl Router {
         }
     }
 
-    /// A router that goes on from a state. `now` is the moment of the export on the clock that will be used from now on: what passes on
+    /// A router that goes on from a state. Which policy counts is not in it: [`Router::set_policy`] comes before any other input. `now` is the moment of the export on the clock that will be used from now on: what passes on
     /// it afterwards, the handing over included, counts for every deadline.
     ///
     /// Nothing of the state is believed: whatever contradicts itself, or is more than `config` allows, is an error.

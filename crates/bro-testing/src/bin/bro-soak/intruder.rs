@@ -168,10 +168,10 @@ fn flood_registrations(name: &str, socket: &Path, encoding: Encoding, rng: &mut 
         let is_registered = peer.try_register(&own, &["echo"]).is_ok();
         peers.push((own, is_registered, peer));
     }
-    // A name that became free because the gateway, or this process, was held up may be given away again.
+    // A name that became free because the gateway, or this process, was held up may be given away again: who had it was told before.
     let mut holders = Vec::new();
     for (own, _, peer) in peers.iter_mut().filter(|(_, is_registered, _)| *is_registered) {
-        if peer.try_heartbeat().is_ok() {
+        if peer.try_receive_any(Duration::from_millis(1)) == Err(ReceiveError::Silence) {
             holders.push(own.clone());
         }
     }

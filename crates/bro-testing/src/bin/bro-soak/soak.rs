@@ -83,6 +83,7 @@ pub(crate) fn run(args: &SoakArgs, seed: u64) -> bool {
         lanes: Some(args.lanes.clone()),
         heartbeat_interval_ms: Some(GATEWAY_HEARTBEAT_MS),
         register_timeout_ms: Some(REGISTER_TIMEOUT_MS),
+        returns_memory: true,
         ..GatewayOptions::default()
     };
     let gateway = options.start();
