@@ -307,7 +307,7 @@ impl Run {
             return Ok(());
         }
         let mut command = self.cargo();
-        command.args(["build", "--quiet", "--bin", binary]);
+        command.args(["build", "--quiet", "--workspace", "--bin", binary]);
         let log = format!("build-{binary}");
         let (end, output) = self.watched(&log, &mut command, Duration::from_secs(BUILD_WATCHDOG_S))?;
         if let Some(failure) = end.failure() {

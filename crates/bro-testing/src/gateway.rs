@@ -130,6 +130,11 @@ impl TempGateway {
         wait_for_exit(&mut child)
     }
 
+    /// Waits until it has ended because another one took over. Its standard input, which that one has as well, stays open.
+    pub fn wait_replaced(&mut self) -> ExitStatus {
+        wait_for_exit(self.child.as_mut().expect("the gateway is up"))
+    }
+
     /// Sends SIGTERM without waiting.
     pub fn terminate(&self) {
         terminate(self.child.as_ref().expect("the gateway is up"));

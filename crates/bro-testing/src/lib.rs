@@ -6,6 +6,7 @@
 //!   description, never from `bro-proto`, so that a mistake there cannot hide here.
 //! - [`old_gateway`]: [`OldGateway`], a gateway that behaves as the old library's does, faults included.
 //! - [`client`]: our own client, as tests start it.
+//! - [`succession`]: a gateway that is replaced by others while it is used.
 //! - [`mix`]: running one test body over every pair of encodings.
 //! - [`watchdog`]: what ends a hang.
 //!
@@ -17,6 +18,7 @@ pub mod gateway;
 pub mod mix;
 pub mod old_gateway;
 pub mod peer;
+pub mod succession;
 pub mod watchdog;
 
 pub use codec::Encoding;

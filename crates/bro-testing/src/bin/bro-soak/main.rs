@@ -12,6 +12,7 @@
 //! - [`intruder`]: peers that behave badly.
 //! - [`chaos`]: what is done, in which order. A new kind of chaos is a line in its table and a branch in `Soak::act`.
 //! - [`soak`]: the processes together, and the verdict.
+//! - [`takeovers`]: no chaos at all: gateways take over from each other, and nobody may notice.
 
 #![allow(clippy::print_stdout, reason = "reports and the table go to standard output")]
 
@@ -24,6 +25,7 @@ mod old_caller;
 mod plan;
 mod report;
 mod soak;
+mod takeovers;
 mod worker;
 
 use bro_testing::Encoding;
@@ -65,6 +67,12 @@ struct SoakArgs {
     /// Which pairs the gateway gives lanes: off, auto or always
     #[arg(long, default_value = "auto")]
     lanes: String,
+    /// Instead of chaos, so many takeovers while 25 clients call without pause
+    #[arg(long, conflicts_with_all = ["rounds", "minutes"])]
+    takeovers: Option<u64>,
+    /// With --takeovers: 25 more clients, of this program for Node (bindings/node/test/programs/steady.mjs, beside the built package)
+    #[arg(long, requires = "takeovers")]
+    node: Option<PathBuf>,
 }
 
 #[derive(Subcommand, Debug)]
@@ -115,7 +123,11 @@ fn main() -> ExitCode {
         Some(WorkerCommand::OldCaller(args)) => old_caller::run(&args),
         None => {
             let seed = cli.soak.seed.unwrap_or_else(clock_seed);
-            return if soak::run(&cli.soak, seed) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+            let held = match cli.soak.takeovers {
+                Some(takeovers) => takeovers::run(&cli.soak, takeovers),
+                None => soak::run(&cli.soak, seed),
+            };
+            return if held { ExitCode::SUCCESS } else { ExitCode::FAILURE };
         }
     }
     ExitCode::SUCCESS
