@@ -232,6 +232,13 @@ const examples = {
       expect(server.stats().inFlight === 0, "nothing is left");
     });
   },
+  async "service-any-order"(name) {
+    await withGateway(async () => {
+      const output = await start(name).finish();
+      const lines = ["1 call waits", "{ item: 'lamp', cents: 4900 }", "SERVICE_NOT_FOUND"];
+      expect(output.trim() === lines.join("\n"), output);
+    });
+  },
   async "service-notifications"(name) {
     await withGateway(async (server) => {
       const output = await start(name).finish();

@@ -146,6 +146,9 @@ pub struct CallArgs {
     /// How long to wait for the result: 500ms, 5s, 2m
     #[arg(long, short, default_value = "30s", value_parser = parse_duration)]
     pub timeout: Duration,
+    /// Wait for the gateway and the service to appear, together at most so long (10s if not said) and as long as the timeout
+    #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "10s", value_parser = parse_duration)]
+    pub wait: Option<Duration>,
     #[command(flatten)]
     pub socket: SocketArgs,
 }

@@ -14,7 +14,7 @@ import {
   RECORD_INTS,
   RecordKind,
 } from "./native";
-import { type ClientOptions, clientOptions, invalid, nativeClientOptions, time } from "./options";
+import { type ClientOptions, clientOptions, invalid, nativeClientOptions, serviceWait, time } from "./options";
 import { type PendingCall, PendingCalls, Settlers } from "./pending";
 import { CommandQueue } from "./queue";
 import { Requests } from "./requests";
@@ -116,7 +116,7 @@ export class IPCClient extends TypedEmitter<IPCClientEvents> {
   }
 
   /**
-   * Leaves the gateway: calls that wait are rejected with `CONNECTION_LOST`, the callers of requests in work are told
+   * Leaves the gateway: calls that wait are rejected with `CONNECTION_LOST` (for their service: with `NOT_CONNECTED`), the callers of requests in work are told
    * `SHUTTING_DOWN`, and their handlers' signals abort. Resolves when that is done. The client can be connected again.
    *
    * With `{ drain: true }`, or a number of milliseconds, it takes no more calls first, and finishes those in work; what is
@@ -237,14 +237,8 @@ export class IPCClient extends TypedEmitter<IPCClientEvents> {
   ): Promise<T> {
     const promise = new Promise<T>(this.settlers.take);
     const { resolve, reject } = this.settlers;
-    // A lane needs no gateway.
-    if (!this.connected && !(typeof service === "string" && addon().canCall(this.native, service))) {
-      reject(new IPCError("Not connected to Gateway", IPCErrorCode.NOT_CONNECTED, { service, method }));
-      return promise;
-    }
-    const call: PendingCall = { resolve, reject, service, method, release: undefined };
     try {
-      this.start(kind, call, params, contextOrOptions);
+      this.start(kind, { resolve, reject, service, method, release: undefined }, params, contextOrOptions);
     } catch (error) {
       reject(error as Error);
     }
@@ -320,6 +314,7 @@ export class IPCClient extends TypedEmitter<IPCClientEvents> {
       throw invalid("the names of the service and of the method must be strings");
     }
     let timeoutMs = -1;
+    let waitMs = kind === CommandKind.Call ? this.config.waitForService : 0;
     let context: IPCContext | undefined;
     let signal: AbortSignal | undefined;
     if (contextOrOptions !== undefined && contextOrOptions !== null) {
@@ -330,7 +325,12 @@ export class IPCClient extends TypedEmitter<IPCClientEvents> {
       } else {
         ({ context, signal } = contextOrOptions);
         timeoutMs = time("timeout", contextOrOptions.timeout, -1, 1);
+        if (kind === CommandKind.Call) waitMs = serviceWait(contextOrOptions.waitForService, waitMs);
       }
+    }
+    // A lane needs no gateway.
+    if (!this.connected && waitMs === 0 && addon().canCall(this.native, service) === 0) {
+      throw new IPCError("Not connected to Gateway", IPCErrorCode.NOT_CONNECTED, { service, method });
     }
     if (signal?.aborted) throw cancelled(call, signal);
     let parentSlot = -1;
@@ -364,6 +364,7 @@ export class IPCClient extends TypedEmitter<IPCClientEvents> {
         routeText,
         params,
         timeoutMs,
+        waitMs,
         parentSlot,
         parentGeneration,
         contextText,

@@ -80,7 +80,7 @@ export const enum RecordKind {
 }
 
 /** Numbers of a command; see `native/src/commands.rs`. */
-export const COMMAND_INTS = 10;
+export const COMMAND_INTS = 11;
 export const enum CommandKind {
   Call = 1,
   Result = 2,

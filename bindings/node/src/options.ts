@@ -6,11 +6,17 @@ export const DEFAULT_SOCKET_PATH = "/tmp/bro-gateway.sock";
 /** Heartbeats, timeouts and so on, in milliseconds: the readme's. */
 const DEFAULT_INTERVAL_MS = 30_000;
 const DEFAULT_RECONNECT_DELAY_MS = 5_000;
+/** How long `waitForService: true` waits, in milliseconds; `SERVICE_WAIT_MS` of the native side. */
+const DEFAULT_SERVICE_WAIT_MS = 10_000;
 /** One day: longer times are shortened to it. */
 const TIME_MAX_MS = 24 * 60 * 60 * 1000;
 
 /** The options of a client with every default filled in. */
-export type ClientOptions = Required<Omit<IPCClientConfig, "debug">> & { debug: boolean };
+export type ClientOptions = Required<Omit<IPCClientConfig, "debug" | "waitForService">> & {
+  debug: boolean;
+  /** In milliseconds; 0: calls do not wait. */
+  waitForService: number;
+};
 /** The options of a server with every default filled in. */
 export type ServerOptions = Required<IPCServerConfig>;
 
@@ -30,6 +36,7 @@ export function clientOptions(config: IPCClientConfig): ClientOptions {
     timeout: time("timeout", config.timeout, DEFAULT_INTERVAL_MS, 1),
     heartbeatInterval: time("heartbeatInterval", config.heartbeatInterval, DEFAULT_INTERVAL_MS, 1),
     waitForGateway: time("waitForGateway", config.waitForGateway, 0, 0),
+    waitForService: serviceWait(config.waitForService, 0),
     debug: config.debug ?? false,
     serializer: serializer(config.serializer),
     poolSize: config.poolSize ?? 1,
@@ -67,6 +74,16 @@ export function time(name: string, value: number | undefined, otherwise: number,
     throw invalid(`${name} must be a number of milliseconds, at least ${least}`);
   }
   return Math.min(Math.ceil(value), TIME_MAX_MS);
+}
+
+/** How long a call waits for its service, in milliseconds; 0: not at all. */
+export function serviceWait(value: boolean | number | undefined, otherwise: number): number {
+  if (value === true) return DEFAULT_SERVICE_WAIT_MS;
+  if (value === false) return 0;
+  if (value !== undefined && typeof value !== "number") {
+    throw invalid("waitForService must be true, false or a number of milliseconds");
+  }
+  return time("waitForService", value, otherwise, 0);
 }
 
 /** A number of whole microseconds; the native side knows the most that is of use. */

@@ -42,6 +42,7 @@ export class CommandQueue {
     routeText: string,
     params: unknown,
     timeoutMs: number,
+    waitMs: number,
     parentSlot: number,
     parentGeneration: number,
     contextText: string,
@@ -55,6 +56,7 @@ export class CommandQueue {
     commands[at + 7] = parentGeneration;
     commands[at + 8] = contextText.length;
     commands[at + 9] = routeText.length;
+    commands[at + 10] = waitMs;
     // The order in which the native side takes them.
     if (routeText !== "") this.text += routeText;
     if (contextText !== "") this.text += contextText;

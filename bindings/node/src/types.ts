@@ -177,6 +177,13 @@ export interface IPCClientConfig {
   /** How long `connect()` waits for a gateway to appear, in milliseconds; 0 fails at once. Default 0. */
   waitForGateway?: number;
   /**
+   * How long a call whose service is not there waits for it to appear, in milliseconds; `true` is 10000. Default `false`: it rejects at once.
+   * The wait is a part of the call's `timeout`, and covers a gateway that is not there yet, or not there again, once `connect()` was called. So programs
+   * can be started in any order. Calls that waited are sent in the order in which they were made; none is sent again that may have been carried
+   * out. Notifications do not wait.
+   */
+  waitForService?: boolean | number;
+  /**
    * Let the calls that a handler makes continue the chain of the call that it answers, by `AsyncLocalStorage`. Default true.
    * Without it handlers are somewhat faster, and pass their `context` to `call` themselves.
    */
@@ -204,6 +211,11 @@ export interface IPCClientConfig {
 export interface CallOptions {
   /** Time for this call, in milliseconds. Default: the client's `timeout`. */
   timeout?: number;
+  /**
+   * How long this call waits for its service to appear, in milliseconds, or whether it does. Default: the client's `waitForService`. It rejects with
+   * `SERVICE_NOT_FOUND` after that, or with `NOT_CONNECTED` when there is no gateway either.
+   */
+  waitForService?: boolean | number;
   /**
    * Gives the call up: its promise is rejected with `CANCELLED`, the callee's `context.signal` aborts, and so on with every call that
    * it has made for this one. What the callee answers is dropped. A notification is only given up before it is sent.
@@ -236,14 +248,18 @@ export interface ClientStats {
   connectionsV2: number;
   /** Open lanes to other services. */
   lanes: number;
-  /** Calls that wait for their answer. */
+  /** Calls that wait for their answer, or for their service. */
   pendingCalls: number;
+  /** Those among them that wait for their service to appear. */
+  waitingCalls: number;
   /** Calls of others that handlers are working on. */
   requestsInWork: number;
   /** Bytes that wait to be written, over all connections. */
   queuedBytes: number;
   /** Total of calls made. */
   calls: number;
+  /** How often a call began to wait for its service. */
+  waits: number;
   /** Total of notifications sent. */
   notifications: number;
   /** Total of answers that came after their call had ended. */

@@ -11,6 +11,7 @@ describe("options that make no sense are refused:", () => {
     protocol: [2, 0, "1", "v1", null],
     lanes: ["auto", 1, null],
     laneSpinUs: [-1, Number.NaN, "10", null],
+    waitForService: [-1, Number.NaN, "10", null, {}],
   };
   const server = { protocol: [2, "1", null], lanes: [true, false, "on", null] };
   for (const [name, values] of Object.entries(client)) {
@@ -89,6 +90,8 @@ test("a client counts what it does", async (t) => {
     "requests",
     "requestsInWork",
     "requestsRefused",
+    "waitingCalls",
+    "waits",
   ]);
 });
 

@@ -65,6 +65,21 @@ pub const GATEWAY_WAIT_RETRY_MS: u64 = 20;
 /// Longest delay between such attempts, in milliseconds.
 pub const GATEWAY_WAIT_RETRY_MAX_MS: u64 = 500;
 
+/// How long a call that waits for its service to appear does so when it is not said how long, in milliseconds. Less than
+/// [`CALL_TIMEOUT_MS`], so that the error says what is missing.
+pub const SERVICE_WAIT_MS: u64 = 10_000;
+/// Pause before it is asked again for a service that calls wait for, in milliseconds, where the gateway does not tell by itself; it doubles.
+pub const SERVICE_WAIT_RETRY_MS: u64 = 20;
+/// Longest such pause, in milliseconds.
+pub const SERVICE_WAIT_RETRY_MAX_MS: u64 = 500;
+/// How long the answer of a service that is asked whether it is there is waited for, in milliseconds. One that is busy does not answer, but
+/// one that is absent is reported at once.
+pub const SERVICE_PROBE_TIMEOUT_MS: u64 = 1_000;
+/// Most calls of one client that wait for their service to appear; further ones fail with `RESOURCE_EXHAUSTED`.
+pub const WAITING_CALLS_MAX: usize = 16_384;
+/// Bytes that a client keeps of calls that wait, or may have to; further ones fail with `RESOURCE_EXHAUSTED` instead of waiting.
+pub const WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
+
 /// Most connections that a gateway serves at once.
 pub const PEERS_MAX: usize = 65_536;
 /// Most calls in flight in one gateway.
@@ -144,6 +159,8 @@ pub const PARKED_PER_PEER_MAX: usize = 64;
 /// Bytes of what one thing that happens may give to parked introspection calls. Further ones that wait for a service are told
 /// `RESOURCE_EXHAUSTED`; further ones that wait for events have to ask once more.
 pub const PARKED_ANSWERS_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Most services that `status` tells of that somebody waits for.
+pub const WAITED_FOR_SHOWN_MAX: usize = 64;
 /// Largest `params` of an introspection call, in encoded bytes.
 pub const INTROSPECTION_PARAMS_BYTES_MAX: usize = 64 * 1024;
 /// Longest time an introspection call may be parked, in milliseconds.
@@ -266,6 +283,8 @@ const _: () = {
     assert!(IN_FLIGHT_PER_PEER_MAX <= IN_FLIGHT_MAX);
     assert!(QUEUE_BYTES_MAX < MEMORY_MAX / MEMORY_RESERVE_PARTS, "one peer cannot take the reserve");
     assert!(PEERS_PER_UID_MAX <= PEERS_MAX && UID_SHARE_PERCENT > 0 && UID_SHARE_PERCENT <= 100);
+    assert!(WAITING_CALLS_MAX < IN_FLIGHT_PER_PEER_MAX, "calls that wait leave room for others");
+    assert!(SERVICE_WAIT_MS < CALL_TIMEOUT_MS && SERVICE_WAIT_RETRY_MS <= SERVICE_WAIT_RETRY_MAX_MS);
     assert!(POLICY_RULES_MAX <= u16::MAX as usize, "rights name rules by 16 bits");
     assert!(LANE_RING_BYTES_MIN <= LANE_RING_BYTES && LANE_RING_BYTES <= LANE_RING_BYTES_MAX);
     assert!(LANE_RING_BYTES_MIN.is_power_of_two() && LANE_RING_BYTES.is_power_of_two());

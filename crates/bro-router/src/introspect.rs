@@ -11,6 +11,7 @@ use crate::takeover::TakeoverParams;
 use crate::view::{InstanceView, LoopView, ServiceView, WakeupView};
 use bro_proto::limits::{
     EVENTS_PER_POLL_MAX, FRAME_PREFIX_BYTES, GATEWAY_SERVICE, INTROSPECTION_PARAMS_BYTES_MAX, PING_METHOD,
+    WAITED_FOR_SHOWN_MAX,
 };
 use bro_proto::v1::decode::to_json;
 use bro_proto::v1::encode::{Outcome, write_json_string};
@@ -105,6 +106,16 @@ impl Router {
         out.extend_from_slice(b"]}");
     }
 
+    /// Appends the answer to `waitFor`.
+    pub(crate) fn write_found(&self, out: &mut Vec<u8>, index: u32, is_brief: bool) {
+        if !is_brief {
+            return self.write_service(out, index);
+        }
+        out.extend_from_slice(b"{\"name\":");
+        write_json_string(out, &self.registry[index].name);
+        out.push(b'}');
+    }
+
     /// Appends the answer to `events`.
     pub(crate) fn write_events(&self, out: &mut Vec<u8>, cursor: u64, max: usize) {
         let limit = self.config.frame_bytes_max.saturating_sub(ENVELOPE_BYTES);
@@ -156,16 +167,17 @@ impl Router {
             }
             "waitFor" => {
                 let name = text_param(&params, "service")?;
+                let is_brief = params["brief"] == Value::Bool(true);
                 self.check_see(inquiry.caller, name)?;
                 if let Some(index) = self.registry.find(&self.hasher, name) {
                     let mut json = Vec::new();
-                    self.write_service(&mut json, index);
+                    self.write_found(&mut json, index, is_brief);
                     return Ok(Reply::Now(json));
                 }
                 bro_proto::name::check_service_name(name)
                     .map_err(|error| ErrorBody::new(ErrorCode::InvalidArgument, format!("`service`: {error}")))?;
                 let timeout_ms = number_param(&params, "timeoutMs")?.unwrap_or(WAIT_FOR_TIMEOUT_MS);
-                self.park_for_service(inquiry, name, timeout_ms, now)?;
+                self.park_for_service(inquiry, name, is_brief, timeout_ms, now)?;
                 Ok(Reply::Later)
             }
             "events" => self.events(inquiry, &params, now),
@@ -261,7 +273,16 @@ impl Router {
         }
         out.extend_from_slice(b"],\"users\":[");
         self.write_users(&mut out);
-        out.extend_from_slice(b"],\"loop\":");
+        out.extend_from_slice(b"],\"waitedFor\":{");
+        let seen = self.parked.waited_for().filter(|(name, _)| self.may_see(asker, name));
+        for (at, (name, waiters)) in seen.take(WAITED_FOR_SHOWN_MAX).enumerate() {
+            if at > 0 {
+                out.push(b',');
+            }
+            write_json_string(&mut out, name);
+            out.extend_from_slice(format!(":{waiters}").as_bytes());
+        }
+        out.extend_from_slice(b"},\"loop\":");
         write_loop(&mut out, &self.loop_view);
         out.extend_from_slice(b",\"counters\":{");
         for (at, (name, count)) in self.counters.named().into_iter().enumerate() {

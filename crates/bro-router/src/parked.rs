@@ -19,6 +19,7 @@ use bro_proto::v1::{Encoding, Payload};
 use bro_proto::{ErrorBody, ErrorCode, Now};
 use hashbrown::HashTable;
 use slab::Slab;
+use std::collections::BTreeMap;
 
 /// What a parked call waits for.
 #[derive(Debug)]
@@ -28,6 +29,8 @@ pub(crate) enum Wait {
         name: Box<str>,
         /// Of the name.
         hash: u64,
+        /// It is told only that the service is there, not what that says of itself.
+        is_brief: bool,
     },
     /// Another policy.
     Policy { wish: u64 },
@@ -179,6 +182,17 @@ impl Parked {
         call
     }
 
+    /// The services that are waited for, by name, and by how many.
+    pub(crate) fn waited_for(&self) -> impl Iterator<Item = (&str, usize)> {
+        let mut waiters: BTreeMap<&str, usize> = BTreeMap::new();
+        for (_, call) in self.iter() {
+            if let Wait::Service { name, .. } = &call.wait {
+                *waiters.entry(name).or_default() += 1;
+            }
+        }
+        waiters.into_iter()
+    }
+
     fn waiting_for(&self, hash: u64, service: &str) -> Option<u32> {
         let is_it = |&index: &u32| match &self.calls[index as usize].wait {
             Wait::Service { name, .. } => **name == *service,
@@ -194,10 +208,11 @@ impl Router {
         &mut self,
         inquiry: &Inquiry<'_>,
         name: &str,
+        is_brief: bool,
         timeout_ms: u64,
         now: Now,
     ) -> Result<(), ErrorBody> {
-        let wait = Wait::Service { name: name.into(), hash: name_hash(&self.hasher, name) };
+        let wait = Wait::Service { name: name.into(), hash: name_hash(&self.hasher, name), is_brief };
         self.park(inquiry, wait, timeout_ms.min(inquiry.timeout_ms), now)
     }
 
@@ -223,16 +238,18 @@ impl Router {
     /// Answers everyone who waits for this service.
     pub(crate) fn answer_waiters(&mut self, service: u32, now: Now, out: &mut impl Outbox) {
         let hash = name_hash(&self.hasher, &self.registry[service].name);
-        let mut entry = Vec::new();
+        let mut written = [Vec::new(), Vec::new()];
         let mut bytes = 0;
         while let Some(index) = self.parked.waiting_for(hash, &self.registry[service].name) {
             let call = self.unpark(index);
+            let is_brief = matches!(call.wait, Wait::Service { is_brief: true, .. });
+            let entry = &mut written[usize::from(is_brief)];
             if entry.is_empty() {
-                self.write_service(&mut entry, service);
+                self.write_found(entry, service, is_brief);
             }
             bytes += entry.len();
             if bytes <= PARKED_ANSWERS_BYTES_MAX {
-                self.answer_parked(&call, Ok(&entry), now, out);
+                self.answer_parked(&call, Ok(entry), now, out);
             } else {
                 let message = "it is registered, but too many wait for what it says of itself: ask for it by `service`";
                 self.answer_parked(&call, Err(&ErrorBody::new(ErrorCode::ResourceExhausted, message)), now, out);

@@ -343,6 +343,8 @@ pub enum WaitState {
     Service {
         /// Its name.
         name: String,
+        /// It is told only that the service is there.
+        is_brief: bool,
     },
     /// The policy to be read again.
     Policy,

@@ -2,7 +2,7 @@
 
 mod support;
 
-use bro_proto::limits::{PARKED_PER_PEER_MAX, WATCH_LEASE_MS};
+use bro_proto::limits::{PARKED_MAX, PARKED_PER_PEER_MAX, WAITED_FOR_SHOWN_MAX, WATCH_LEASE_MS};
 use bro_proto::v1::Encoding::{Json, Msgpack};
 use bro_router::EventMask;
 use serde_json::{Value, json};
@@ -63,6 +63,83 @@ fn wait_for_is_answered_when_the_service_registers() {
     gateway.send(order, &call, Msgpack);
     assert_eq!(gateway.take_one(order)["data"]["name"], "user");
     assert_eq!(gateway.router.parked_len(), 0);
+}
+
+#[test]
+fn who_only_waits_is_told_only_that_the_service_is_there() {
+    let mut gateway = Gateway::new();
+    let order = gateway.service("order", Json);
+    let mut call = gateway.call("brief", "order", "bro.gateway");
+    call["method"] = json!("waitFor");
+    call["params"] = json!({"service": "u\"ser", "brief": true});
+    gateway.send_json(order, &call);
+    call["id"] = json!("whole");
+    call["params"]["brief"] = json!(false);
+    gateway.send_json(order, &call);
+    call["id"] = json!("other");
+    call["params"]["service"] = json!("role");
+    gateway.send_json(order, &call);
+    let status = gateway.ask(order, "status", json!({}))["data"].clone();
+    assert_eq!((&status["parked"], &status["waitedFor"]), (&json!(3), &json!({"role": 1, "u\"ser": 2})));
+    gateway.service("u\"ser", Json);
+    let mut answers = gateway.take(order);
+    answers.sort_by_key(|answer| answer["id"].as_str().map(str::to_owned));
+    assert_eq!((&answers[0]["id"], &answers[0]["data"]), (&json!("brief"), &json!({"name": "u\"ser"})));
+    assert_eq!((&answers[1]["id"], &answers[1]["data"]["methods"]), (&json!("whole"), &json!(["get"])));
+    assert_eq!(
+        gateway.ask(order, "waitFor", json!({"service": "order", "brief": true}))["data"],
+        json!({"name": "order"})
+    );
+    let status = gateway.ask(order, "status", json!({}))["data"].clone();
+    assert_eq!(status["waitedFor"], json!({"role": 1}));
+}
+
+#[test]
+fn a_service_that_comes_and_goes_is_told_to_those_who_wait_at_the_time() {
+    let mut gateway = Gateway::new();
+    let order = gateway.service("order", Json);
+    let mut call = gateway.call("w", "order", "bro.gateway");
+    call["method"] = json!("waitFor");
+    call["params"] = json!({"service": "user", "timeoutMs": 10_000});
+    for _ in 0..5 {
+        gateway.send_json(order, &call);
+        gateway.send_json(order, &json!({"type": "HEARTBEAT", "from": "order", "timestamp": 1}));
+        assert_eq!((gateway.take(order).len(), gateway.router.parked_len()), (0, 1));
+        let user = gateway.service("user", Json);
+        assert_eq!(gateway.take_one(order)["data"]["name"], "user");
+        assert_eq!(gateway.ask(order, "waitFor", json!({"service": "user"}))["data"]["name"], "user");
+        gateway.disconnect(user);
+        assert_eq!(gateway.router.parked_len(), 0);
+    }
+}
+
+#[test]
+fn those_who_wait_are_bounded_over_all_connections() {
+    let mut gateway = Gateway::new();
+    let peers: Vec<_> =
+        (0..=PARKED_MAX / PARKED_PER_PEER_MAX).map(|number| gateway.service(&format!("p{number}"), Json)).collect();
+    for &peer in &peers {
+        for number in 0..PARKED_PER_PEER_MAX {
+            let mut call = gateway.call(&number.to_string(), "x", "bro.gateway");
+            call["method"] = json!("waitFor");
+            call["params"] = json!({"service": format!("s{number}")});
+            // Without looking at every invariant each time.
+            let mut frame = support::frame(&serde_json::to_vec(&call).unwrap());
+            gateway.router.handle_frame(peer, &mut frame, gateway.now, &mut gateway.orders);
+        }
+    }
+    gateway.router.check_invariants();
+    assert_eq!(gateway.router.parked_len(), PARKED_MAX);
+    let status = gateway.ask(peers[0], "status", json!({}))["data"].clone();
+    assert_eq!(status["waitedFor"].as_object().unwrap().len(), WAITED_FOR_SHOWN_MAX);
+    assert_eq!(status["waitedFor"]["s7"], PARKED_MAX / PARKED_PER_PEER_MAX);
+    let last = *peers.last().unwrap();
+    let refused = gateway.take(last);
+    assert!(refused.len() == PARKED_PER_PEER_MAX && refused.iter().all(|answer| code(answer) == "RESOURCE_EXHAUSTED"));
+    gateway.disconnect(peers[0]);
+    let found = gateway.ask(last, "waitFor", json!({"service": "p5"}));
+    assert_eq!(found["data"]["name"], "p5", "who need not wait is answered anyway");
+    assert_eq!(gateway.router.parked_len(), PARKED_MAX - PARKED_PER_PEER_MAX);
 }
 
 #[test]

@@ -317,9 +317,15 @@ fn all_connections_of_a_pool_are_closed() {
 fn names_are_shown_to_those_who_may_use_them() {
     let mut gateway = Gateway::ruled_by(RULES);
     let (web, order) = (gateway.service_of(WEB, "web"), gateway.service_of(ORDER, "order"));
-    gateway.service_of(OWN, "secret");
+    let own = gateway.service_of(OWN, "secret");
+    let mut wait = gateway.call("w", "secret", "bro.gateway");
+    wait["method"] = json!("waitFor");
+    wait["params"] = json!({"service": "hidden"});
+    gateway.send_json(own, &wait);
+    assert_eq!(gateway.ask(own, "status", json!({}))["data"]["waitedFor"], json!({"hidden": 1}));
     for (peer, seen) in [(web, json!(["web", "order"])), (order, json!(["order"]))] {
         let status = gateway.ask(peer, "status", json!({}))["data"].clone();
+        assert_eq!(status["waitedFor"], json!({}));
         assert_eq!(
             (&status["services"], &status["connectedServices"]),
             (&seen, &json!(seen.as_array().unwrap().len()))
@@ -342,7 +348,7 @@ fn names_are_shown_to_those_who_may_use_them() {
     }
     assert_eq!(gateway.denied(), 7);
     assert_eq!(gateway.ask(web, "ping", json!({}))["data"]["pong"], true);
-    assert_eq!(gateway.router.parked_len(), 0);
+    assert_eq!(gateway.router.parked_len(), 1, "that of the owner");
 }
 
 #[test]

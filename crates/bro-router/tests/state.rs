@@ -287,7 +287,7 @@ fn contradictions_have_names() {
         }),
         ("more answers than bytes are queued", |state| state.peers.live[0].answer_bytes = u64::MAX),
         ("somebody waits for what is there", |state| {
-            state.parked[0].wait = bro_router::state::WaitState::Service { name: "user".to_owned() };
+            state.parked[0].wait = bro_router::state::WaitState::Service { name: "user".to_owned(), is_brief: false };
         }),
         ("calls are made for each other in a circle", |state| {
             let slot = state.calls.live[0].slot;

@@ -89,11 +89,11 @@ impl Session {
             }
             (Some(Status::Error), Some(span)) => {
                 let error = decode::error_body(received.borrow(span));
-                let origin = if is_from_gateway(header) { Origin::Gateway } else { Origin::Service };
-                if origin == Origin::Gateway {
-                    self.tell(SessionEvent::GatewayError(error.clone()));
+                if is_from_gateway(header) {
+                    self.end_refused(call, error);
+                } else {
+                    self.end_call(call, Err(error), Origin::Service);
                 }
-                self.end_call(call, Err(error), origin);
             }
             (Some(Status::Error), None) => {
                 let error = ErrorBody::new(ErrorCode::ExecutionFailed, "the service answered with an unnamed error");
@@ -115,12 +115,14 @@ impl Session {
             Some(span) => decode::error_body(received.borrow(span)),
             None => ErrorBody::new(ErrorCode::InvalidMessage, "the gateway sent an ERROR that does not say which"),
         };
+        if let Some(id) = &received.header.id
+            && let Some(call) = CallKey::parse(&id.value).and_then(|key| self.calls.find(key))
+        {
+            return self.end_refused(call, error);
+        }
         self.tell(SessionEvent::GatewayError(error.clone()));
-        if let Some(id) = &received.header.id {
-            match CallKey::parse(&id.value).and_then(|key| self.calls.find(key)) {
-                Some(call) => self.end_call(call, Err(error), Origin::Gateway),
-                None => self.counters.late_answers += 1,
-            }
+        if received.header.id.is_some() {
+            self.counters.late_answers += 1;
             return;
         }
         let Some(open) = self.pool.open(conn) else { return };

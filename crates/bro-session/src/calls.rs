@@ -6,6 +6,7 @@
 
 use crate::conns::ConnId;
 use crate::slots::Slots;
+use crate::waits::{AwaitedId, KeptId};
 use bro_proto::id::{id_tail, write_id};
 use bro_proto::limits::{IN_FLIGHT_MAX, IN_FLIGHT_PER_PEER_MAX};
 use bro_proto::rng::Rng;
@@ -92,16 +93,33 @@ pub(crate) fn is_note(id: &str) -> bool {
     id.strip_prefix(NOTE_PREFIX).is_some_and(|rest| rest.starts_with('-'))
 }
 
+/// What becomes of a call whose service is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// It fails.
+    Plain,
+    /// It waits, or does so already: this is what it takes to send it.
+    Kept(KeptId),
+    /// It would wait, but there was no room for keeping it.
+    Unkept,
+    /// It is the session's own, made to learn whether a service is there.
+    Probe(AwaitedId),
+}
+
+/// The connection of calls that have not been sent, or will be sent again. Every real one has another generation.
+pub(crate) const NOWHERE: ConnId = ConnId { index: 0, generation: 0 };
+
 /// A call that waits for its answer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pending {
-    /// The connection it went out on.
+    /// The connection it went out on, or [`NOWHERE`].
     pub(crate) conn: ConnId,
     /// Fires when it has waited long enough. `None` only while the call is being made.
     pub(crate) timer: Option<TimerId>,
     /// What it was allowed to take, in milliseconds.
     pub(crate) timeout_ms: u64,
     pub(crate) key: CallKey,
+    pub(crate) role: Role,
 }
 
 #[derive(Debug)]
@@ -146,10 +164,29 @@ impl CallTable {
         (id, key)
     }
 
+    /// Gives a call that goes out again in version 1 a new id on the wire.
+    pub(crate) fn rename(&mut self, id: CallId, conn: ConnId, wall_ms: u64) -> CallKey {
+        self.id_ms = self.id_ms.max(wall_ms) + 1;
+        let tail = id.slot << GENERATION_BITS | id.generation & GENERATION_MASK;
+        let key = CallKey::V1(TextKey { ms: self.id_ms, tail });
+        let pending = self.slots.get_mut(id.slot, id.generation).expect("a call that waits");
+        (pending.key, pending.conn) = (key, conn);
+        key
+    }
+
+    /// Gives a call that goes out again in version 2, or not yet, its number.
+    pub(crate) fn renumber(&mut self, id: CallId, conn: ConnId) -> CallNumber {
+        let number = CallNumber { slot: id.slot, generation: id.generation };
+        let pending = self.slots.get_mut(id.slot, id.generation).expect("a call that waits");
+        (pending.key, pending.conn) = (CallKey::V2(number), conn);
+        number
+    }
+
     /// Takes a slot for a call of version 2.
     pub(crate) fn insert_numbered(&mut self, conn: ConnId, timeout_ms: u64) -> (CallId, CallNumber) {
         let unnamed = CallKey::V2(CallNumber { slot: 0, generation: 0 });
-        let (slot, generation) = self.slots.insert(Pending { conn, timer: None, timeout_ms, key: unnamed });
+        let (slot, generation) =
+            self.slots.insert(Pending { conn, timer: None, timeout_ms, key: unnamed, role: Role::Plain });
         if generation & GENERATION_MASK == 0 || self.slots.trims() != self.trims_seen {
             self.trims_seen = self.slots.trims();
             self.id_ms += 1;
@@ -169,6 +206,16 @@ impl CallTable {
         if let Some(pending) = self.slots.get_mut(id.slot, id.generation) {
             pending.timer = Some(timer);
         }
+    }
+
+    pub(crate) fn set_role(&mut self, id: CallId, role: Role) {
+        if let Some(pending) = self.slots.get_mut(id.slot, id.generation) {
+            pending.role = role;
+        }
+    }
+
+    pub(crate) fn get(&self, id: CallId) -> Option<&Pending> {
+        self.slots.get(id.slot, id.generation)
     }
 
     /// Whether a call still waits.

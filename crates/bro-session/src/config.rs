@@ -3,7 +3,8 @@
 use bro_proto::error::{ErrorBody, ErrorCode};
 use bro_proto::limits::{
     CALL_TIMEOUT_MAX_MS, CALL_TIMEOUT_MS, CLIENT_QUEUE_BYTES_MAX, FRAME_BYTES_MAX, HEARTBEAT_INTERVAL_MS,
-    METADATA_BYTES_MAX, POOL_SIZE_MAX, RECONNECT_DELAY_MS, REGISTER_BYTES_MAX, REQUESTS_MAX,
+    METADATA_BYTES_MAX, POOL_SIZE_MAX, RECONNECT_DELAY_MS, REGISTER_BYTES_MAX, REQUESTS_MAX, WAITING_BYTES_MAX,
+    WAITING_CALLS_MAX,
 };
 use bro_proto::name::check_service_name;
 use bro_proto::v1::rewrite::transcode;
@@ -48,6 +49,13 @@ pub struct SessionConfig {
     pub heartbeat_interval_ms: u64,
     /// How long `connect` keeps trying while no gateway is there, in milliseconds; 0 fails at the first refusal.
     pub wait_for_gateway_ms: u64,
+    /// How long a call whose service is not there waits for it to appear, in milliseconds, when it does not say otherwise; at most
+    /// [`CALL_TIMEOUT_MAX_MS`]. 0, the default, fails it at once.
+    pub wait_for_service_ms: u64,
+    /// Calls that may wait so at once. [`WAITING_CALLS_MAX`] by default.
+    pub waiting_calls_max: usize,
+    /// Bytes that may be kept of calls that wait, or may have to. [`WAITING_BYTES_MAX`] by default.
+    pub waiting_bytes_max: usize,
     /// Largest body of a frame, in either direction. [`FRAME_BYTES_MAX`] by default.
     pub frame_bytes_max: usize,
     /// Bytes waiting on one connection above which calls are refused with `OVERLOADED`.
@@ -76,6 +84,9 @@ impl SessionConfig {
             timeout_ms: CALL_TIMEOUT_MS,
             heartbeat_interval_ms: HEARTBEAT_INTERVAL_MS,
             wait_for_gateway_ms: 0,
+            wait_for_service_ms: 0,
+            waiting_calls_max: WAITING_CALLS_MAX,
+            waiting_bytes_max: WAITING_BYTES_MAX,
             frame_bytes_max: FRAME_BYTES_MAX,
             queue_bytes_max: CLIENT_QUEUE_BYTES_MAX,
             requests_max: REQUESTS_MAX,

@@ -52,7 +52,7 @@ impl Session {
         }
     }
 
-    /// Ends everything: pending calls with `CONNECTION_LOST`, requests in work with an answer `SHUTTING_DOWN`, then
+    /// Ends everything: pending calls with `CONNECTION_LOST` (those that wait for their service with `NOT_CONNECTED`: they were not carried out), requests in work with an answer `SHUTTING_DOWN`, then
     /// the connections, with what is still to be written on them. The session can be connected again.
     pub fn disconnect(&mut self, now: Now) {
         self.now = now;
@@ -120,6 +120,7 @@ impl Session {
         if self.attempt.is_none() || self.pool.registered == self.pool.len() {
             self.announce();
         }
+        self.ask_for_services(now);
     }
 
     /// What a connection was in the middle of took too long, or it has waited long enough.
@@ -238,6 +239,11 @@ impl Session {
         self.outputs.push_back(Output::Connect(id));
     }
 
+    /// Whether a connection is there or on its way.
+    pub(crate) fn is_connecting(&self) -> bool {
+        self.attempt.is_some() || self.pool.iter().any(|conn| conn.state != ConnState::Idle)
+    }
+
     fn announce(&mut self) {
         self.attempt = None;
         self.established = true;
@@ -281,7 +287,7 @@ impl Session {
             self.tell(SessionEvent::Error(error.clone()));
         }
         if !self.established {
-            return;
+            return self.end_hopeless_waits();
         }
         if self.config.auto_reconnect {
             let base_ms = self.config.reconnect_delay_ms.max(GATEWAY_WAIT_RETRY_MS);
@@ -291,6 +297,7 @@ impl Session {
             self.tell(SessionEvent::Reconnecting { attempt, delay_ms, error });
         } else {
             self.established = self.pool.iter().any(|conn| conn.state != ConnState::Idle);
+            self.end_hopeless_waits();
         }
     }
 
@@ -310,6 +317,7 @@ impl Session {
     /// Ends all calls, requests and connections.
     fn take_down(&mut self, reason: &str, now: Now) {
         self.established = false;
+        self.end_waits(reason);
         for call in self.calls.select(None) {
             let error = ErrorBody::new(ErrorCode::ConnectionLost, reason);
             self.end_call(call, Err(error), Origin::Local);

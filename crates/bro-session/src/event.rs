@@ -173,8 +173,10 @@ pub struct SessionStatus {
     pub connections_v2: usize,
     /// Lanes to other clients that are open.
     pub lanes: usize,
-    /// Calls that wait for their answer.
+    /// Calls that wait for their answer, or for their service.
     pub pending_calls: usize,
+    /// Those among them that wait for their service to appear.
+    pub waiting_calls: usize,
     /// Calls of others that are being worked on.
     pub requests_in_work: usize,
     /// Methods that are registered.
@@ -188,6 +190,8 @@ pub struct SessionStatus {
 pub struct Counters {
     /// Calls accepted.
     pub calls: u64,
+    /// How often a call began to wait for its service to appear.
+    pub waits: u64,
     /// Calls without answer accepted.
     pub notifications: u64,
     /// Answers to calls that had already ended: too late, cancelled, or never made.

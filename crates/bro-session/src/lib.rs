@@ -14,6 +14,7 @@
 //! | `numbered` | frames of version 2 from the gateway |
 //! | `outgoing` | calls that this client makes: their chain, their frames, cancelling them |
 //! | `calls` | calls that wait for their answer, and the ids that find them |
+//! | `waits` | calls that wait for their service to appear |
 //! | `incoming` | calls of others: refusing, handing out, answering |
 //! | `requests` | calls of others that this client is working on |
 //! | `methods` | what this client answers, and when that must be advertised |
@@ -42,6 +43,7 @@ mod outgoing;
 mod requests;
 pub mod session;
 mod slots;
+mod waits;
 
 pub use calls::{CallId, CallKey, TextKey};
 pub use config::SessionConfig;

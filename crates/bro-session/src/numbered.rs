@@ -1,7 +1,7 @@
 //! Frames of version 2 from the gateway.
 
 use crate::conns::ConnId;
-use crate::event::{Origin, OwnedPayload, SessionEvent};
+use crate::event::{Origin, OwnedPayload};
 use crate::session::Session;
 use bro_proto::error::{ErrorBody, ErrorCode};
 use bro_proto::time::Now;
@@ -74,11 +74,11 @@ impl Session {
             return;
         };
         let error = failure.to_body();
-        let origin = if is_from_gateway { Origin::Gateway } else { Origin::Service };
         if is_from_gateway {
-            self.tell(SessionEvent::GatewayError(error.clone()));
+            self.end_refused(call, error);
+        } else {
+            self.end_call(call, Err(error), Origin::Service);
         }
-        self.end_call(call, Err(error), origin);
     }
 
     /// A value to be kept, in the encoding of this client; without copying when it is in that and its frame lies whole in the chunk.

@@ -1,6 +1,6 @@
 //! Calls that this client makes.
 
-use crate::calls::{CallId, CallKey, Pending};
+use crate::calls::{CallId, CallKey, NOWHERE, Pending};
 use crate::conns::ConnId;
 use crate::context::write_child;
 use crate::requests::{Echo, RequestId};
@@ -37,18 +37,21 @@ pub struct CallRequest<'a> {
     pub context: Option<&'a CallContext>,
     /// Time the call may take, in milliseconds, if not the configured one.
     pub timeout_ms: Option<u64>,
+    /// How long it waits for its service to appear when that is not there, in milliseconds, if not as long as configured; 0: not at all. The
+    /// wait is part of the time that the call may take. Notifications do not wait: nobody learns that their service is not there.
+    pub wait_ms: Option<u64>,
 }
 
 impl<'a> CallRequest<'a> {
     /// A call that begins a chain and may take the configured time.
     pub fn new(to: &'a str, method: &'a str, params: Payload<'a>) -> Self {
-        Self { to, method, params, request: None, parent: None, context: None, timeout_ms: None }
+        Self { to, method, params, request: None, parent: None, context: None, timeout_ms: None, wait_ms: None }
     }
 }
 
 /// Which chain a call belongs to.
 #[derive(Clone, Copy)]
-enum Lineage<'a> {
+pub(crate) enum Lineage<'a> {
     /// It begins one.
     Begins,
     /// That of a request in work.
@@ -69,7 +72,7 @@ struct Prepared {
 }
 
 /// Where a call that may be made goes.
-struct Aim<'a> {
+pub(crate) struct Aim<'a> {
     conn: ConnId,
     lineage: Lineage<'a>,
     timeout_ms: u64,
@@ -78,33 +81,16 @@ struct Aim<'a> {
 /// Commands.
 impl Session {
     /// Makes a call. After an error nothing was sent, and no event follows.
+    ///
+    /// One that may wait ([`CallRequest::wait_ms`]) and has to is kept, and sent when its service appears, behind the calls that wait for it
+    /// already. It ends with `SERVICE_NOT_FOUND` when it has waited long enough, with `NOT_CONNECTED` when there is no gateway then, or none
+    /// will be any more, with `TIMEOUT` at its deadline, and with `RESOURCE_EXHAUSTED` when too many wait.
     pub fn call(&mut self, call: CallRequest<'_>, now: Now) -> Result<CallId, ErrorBody> {
         self.now = now;
-        let aim = self.admit_call(&call, true, now)?;
-        let Aim { conn, timeout_ms, .. } = aim;
-        let id = if self.pool.speaks_v2(conn) {
-            let lineage = self.prepare_section(&call, &aim)?;
-            self.check_size(&call)?;
-            let (id, number) = self.calls.insert_numbered(conn, timeout_ms);
-            self.write_numbered(&call, &aim, FrameKind::Call, number.to_wire(), lineage);
-            self.note_child(&aim, id);
-            id
-        } else {
-            self.prepare_context(&call, aim.lineage, now);
-            let (id, key) = self.calls.insert(conn, timeout_ms, now.wall_ms);
-            self.id_text.clear();
-            key.write(&mut self.id_text).expect("writing to a string");
-            if let Err(error) = self.write_text(&call, &aim) {
-                self.calls.remove(id);
-                return Err(error);
-            }
-            id
-        };
-        let timer = self.timers.insert(later_ms(now, timeout_ms), Timer::Call(id));
-        self.calls.set_timer(id, timer);
-        self.queued(conn, now);
-        self.counters.calls += 1;
-        Ok(id)
+        match call.wait_ms.unwrap_or(self.config.wait_for_service_ms) {
+            0 => self.start_call(&call, now),
+            wait_ms => self.call_patiently(&call, wait_ms, now),
+        }
     }
 
     /// Makes a call without answer: nobody learns whether it arrived, and no event follows. On a connection of version 1 it
@@ -138,6 +124,61 @@ impl Session {
 }
 
 impl Session {
+    /// Makes a call that goes out now or not at all.
+    pub(crate) fn start_call(&mut self, call: &CallRequest<'_>, now: Now) -> Result<CallId, ErrorBody> {
+        let aim = self.admit_call(call, true, now)?;
+        let id = self.send_call(call, &aim, None, now)?;
+        let timer = self.timers.insert(later_ms(now, aim.timeout_ms), Timer::Call(id));
+        self.calls.set_timer(id, timer);
+        self.counters.calls += 1;
+        Ok(id)
+    }
+
+    /// Queues the frame of a call: of a new one, or of one that has waited (`again`). After an error the latter is as it was.
+    pub(crate) fn send_call(
+        &mut self,
+        call: &CallRequest<'_>,
+        aim: &Aim<'_>,
+        again: Option<CallId>,
+        now: Now,
+    ) -> Result<CallId, ErrorBody> {
+        let Aim { conn, timeout_ms, .. } = *aim;
+        let id = if self.pool.speaks_v2(conn) {
+            let lineage = self.prepare_section(call, aim)?;
+            self.check_size(call)?;
+            let (id, number) = match again {
+                Some(id) => (id, self.calls.renumber(id, conn)),
+                None => self.calls.insert_numbered(conn, timeout_ms),
+            };
+            self.write_numbered(call, aim, FrameKind::Call, number.to_wire(), lineage);
+            self.note_child(aim, id);
+            id
+        } else {
+            self.prepare_context(call, aim.lineage, now);
+            let (id, key) = match again {
+                Some(id) => (id, self.calls.rename(id, conn, now.wall_ms)),
+                None => self.calls.insert(conn, timeout_ms, now.wall_ms),
+            };
+            self.id_text.clear();
+            key.write(&mut self.id_text).expect("writing to a string");
+            if let Err(error) = self.write_text(call, aim) {
+                match again {
+                    Some(id) => drop(self.calls.renumber(id, NOWHERE)),
+                    None => drop(self.calls.remove(id)),
+                }
+                return Err(error);
+            }
+            id
+        };
+        self.queued(conn, now);
+        Ok(id)
+    }
+
+    /// Where a call of this session's own goes.
+    pub(crate) fn own_aim(conn: ConnId, timeout_ms: u64) -> Aim<'static> {
+        Aim { conn, lineage: Lineage::Begins, timeout_ms }
+    }
+
     /// Tells whoever works on a call of version 2 that nobody waits for it any more.
     pub(crate) fn send_cancel(&mut self, pending: &Pending, reason: CancelReason, now: Now) {
         if let CallKey::V2(number) = pending.key
@@ -155,10 +196,16 @@ impl Session {
             self.lane_taken(aim.conn);
         }
         let Lineage::InWork(parent) = aim.lineage else { return };
+        let needs_us = |conn: ConnId| is_on_lane || conn.is_lane();
+        if self.requests.get(parent).is_some_and(|in_work| needs_us(in_work.conn)) {
+            self.add_child(parent, id);
+        }
+    }
+
+    /// The call ends at the latest when the request is given up.
+    pub(crate) fn add_child(&mut self, parent: RequestId, id: CallId) {
         let Session { requests, calls, .. } = self;
-        let Some(in_work) = requests.get_mut(parent).filter(|in_work| is_on_lane || in_work.conn.is_lane()) else {
-            return;
-        };
+        let Some(in_work) = requests.get_mut(parent) else { return };
         if in_work.children.len() == in_work.children.capacity() {
             in_work.children.retain(|&child| calls.contains(child));
         }
@@ -166,13 +213,42 @@ impl Session {
     }
 
     /// Everything that can be wrong with a call, but for what shows when it is written.
-    fn admit_call<'a>(&mut self, call: &CallRequest<'a>, takes_slot: bool, now: Now) -> Result<Aim<'a>, ErrorBody> {
+    pub(crate) fn admit_call<'a>(
+        &mut self,
+        call: &CallRequest<'a>,
+        takes_slot: bool,
+        now: Now,
+    ) -> Result<Aim<'a>, ErrorBody> {
         self.check_call_names(call)?;
         // A lane needs no gateway.
         let lane = self.pool.lane_to(call.to, self.config.queue_bytes_max);
         if !self.announced && lane.is_none() {
             return Err(ErrorBody::new(ErrorCode::NotConnected, "not connected to the gateway"));
         }
+        let (lineage, timeout_ms) = self.check_call(call, takes_slot, now)?;
+        // A call that is made for another goes where the answer to that will go, so that it cannot arrive behind it.
+        let preferred = match lineage {
+            _ if lane.is_some() => lane,
+            Lineage::InWork(id) => self.requests.get(id).map(|in_work| in_work.conn).filter(|conn| !conn.is_lane()),
+            _ => None,
+        };
+        let queue_bytes_max = self.config.queue_bytes_max;
+        let preferred =
+            preferred.filter(|&conn| self.pool.speaks_v2(conn) && self.pool.has_room(conn, queue_bytes_max));
+        let Some(conn) = preferred.or_else(|| self.pool.pick(queue_bytes_max)) else {
+            let why = format!("{queue_bytes_max} bytes wait for the gateway to read them");
+            return Err(ErrorBody::new(ErrorCode::Overloaded, why));
+        };
+        Ok(Aim { conn, lineage, timeout_ms })
+    }
+
+    /// What of it does not depend on where the call goes; gives its chain, and the time that it may take.
+    pub(crate) fn check_call<'a>(
+        &self,
+        call: &CallRequest<'a>,
+        takes_slot: bool,
+        now: Now,
+    ) -> Result<(Lineage<'a>, u64), ErrorBody> {
         let (lineage, timeout_ms) = self.lineage(call, now)?;
         if takes_slot && self.calls.is_full() {
             let why = format!("{} calls wait for their answer already", self.calls.len_max());
@@ -183,24 +259,11 @@ impl Session {
             return Err(too_large(call.params.bytes.len(), config.frame_bytes_max));
         }
         check_nesting(call.params).map_err(unsendable)?;
-        // A call that is made for another goes where the answer to that will go, so that it cannot arrive behind it.
-        let preferred = match lineage {
-            _ if lane.is_some() => lane,
-            Lineage::InWork(id) => self.requests.get(id).map(|in_work| in_work.conn).filter(|conn| !conn.is_lane()),
-            _ => None,
-        };
-        let queue_bytes_max = config.queue_bytes_max;
-        let preferred =
-            preferred.filter(|&conn| self.pool.speaks_v2(conn) && self.pool.has_room(conn, queue_bytes_max));
-        let Some(conn) = preferred.or_else(|| self.pool.pick(queue_bytes_max)) else {
-            let why = format!("{queue_bytes_max} bytes wait for the gateway to read them");
-            return Err(ErrorBody::new(ErrorCode::Overloaded, why));
-        };
-        Ok(Aim { conn, lineage, timeout_ms })
+        Ok((lineage, timeout_ms))
     }
 
     /// The chain that a call belongs to, and the time that it may take.
-    fn lineage<'a>(&self, call: &CallRequest<'a>, now: Now) -> Result<(Lineage<'a>, u64), ErrorBody> {
+    pub(crate) fn lineage<'a>(&self, call: &CallRequest<'a>, now: Now) -> Result<(Lineage<'a>, u64), ErrorBody> {
         let timeout_ms = self.config.call_timeout_ms(call.timeout_ms);
         if let Some(given) = call.context {
             given.validate()?;
@@ -236,7 +299,7 @@ impl Session {
     }
 
     /// Whether the names are names. Those of the call before are, and mostly they are the same.
-    fn check_call_names(&mut self, call: &CallRequest<'_>) -> Result<(), ErrorBody> {
+    pub(crate) fn check_call_names(&mut self, call: &CallRequest<'_>) -> Result<(), ErrorBody> {
         let (to, method) = &mut self.names_checked;
         // Before the first call they are empty, which is no name.
         if to != call.to || method != call.method || to.is_empty() {

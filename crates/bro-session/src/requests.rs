@@ -79,8 +79,8 @@ pub(crate) struct InWork {
     pub(crate) context: RequestContext,
     /// Its deadline, on the clock of the timers.
     pub(crate) due_ms: u64,
-    /// Calls made for it whose end nobody else sees to when it is given up: those that are on a lane, or belong to a request that is. Some
-    /// may have ended.
+    /// Calls made for it whose end nobody else sees to when it is given up: those that are on a lane, or belong to a request that is, or
+    /// wait for their service. Some may have ended.
     pub(crate) children: Vec<CallId>,
     /// Fires at the deadline. `None` only while the request is being taken in.
     pub(crate) timer: Option<TimerId>,

@@ -1,6 +1,6 @@
 //! Commands and inputs in, outputs out.
 
-use crate::calls::{CallId, CallTable, Pending};
+use crate::calls::{CallId, CallTable, Pending, Role};
 use crate::config::SessionConfig;
 use crate::connect::Attempt;
 use crate::conns::{ConnId, ConnState, Pool};
@@ -9,6 +9,7 @@ use crate::event::{Counters, Origin, Output, OwnedPayload, SessionEvent, Session
 use crate::methods::Methods;
 use crate::outbound::{AppendError, Outbound};
 use crate::requests::{RequestId, RequestTable};
+use crate::waits::{AwaitedId, Waits};
 use bro_proto::context::CallContext;
 use bro_proto::error::{ErrorBody, ErrorCode};
 use bro_proto::frame::Cut;
@@ -56,6 +57,7 @@ pub struct Session {
     pub(crate) timers: TimerWheel<Timer>,
     pub(crate) pool: Pool,
     pub(crate) calls: CallTable,
+    pub(crate) waits: Waits,
     pub(crate) requests: RequestTable,
     pub(crate) methods: Methods,
     pub(crate) outputs: VecDeque<Output>,
@@ -88,6 +90,10 @@ pub struct Session {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Timer {
     Call(CallId),
+    /// A call has waited long enough for its service.
+    Wait(CallId),
+    /// It is time to ask again for a service.
+    Ask(AwaitedId),
     Request(RequestId),
     /// The end of what a connection is in the middle of: see `Conn::timer`.
     Conn(ConnId),
@@ -112,6 +118,7 @@ impl Session {
             timers: TimerWheel::new(now.mono_ms()),
             pool: Pool::new(config.pool_size),
             calls: CallTable::new(config.pool_size, &mut rng),
+            waits: Waits::default(),
             requests: RequestTable::new(config.requests_max),
             methods,
             outputs: VecDeque::new(),
@@ -189,6 +196,8 @@ impl Session {
         while let Some(timer) = self.timers.expire(now.mono_ms()) {
             match timer {
                 Timer::Call(id) => self.expire_call(id, now),
+                Timer::Wait(id) => self.expire_wait(id),
+                Timer::Ask(service) => self.ask(service, now),
                 Timer::Request(id) => self.expire_request(id, now),
                 Timer::Conn(id) => self.expire_conn(id, now),
                 Timer::Stall(id) => self.check_stall(id, now),
@@ -223,6 +232,16 @@ impl Session {
     /// When [`Session::handle_time`] is due, in milliseconds of the monotonic clock; it may be early, never late.
     pub fn wakeup_ms(&self) -> Option<u64> {
         self.timers.wakeup_ms()
+    }
+
+    /// Whether calls that may wait can be made: when there is a connection, or one is on the way.
+    pub fn can_wait(&self) -> bool {
+        self.announced || self.is_connecting()
+    }
+
+    /// Calls that wait for their service to appear.
+    pub fn waiting_calls(&self) -> usize {
+        self.waits.len()
     }
 
     /// Whether calls can be made.
@@ -275,7 +294,8 @@ impl Session {
             connections_registered: self.pool.registered,
             lanes: self.pool.open_lanes().len(),
             connections_v2: self.pool.iter().filter(|conn| conn.v2.is_some()).count(),
-            pending_calls: self.calls.len(),
+            pending_calls: self.calls.len() - self.waits.probes(),
+            waiting_calls: self.waits.len(),
             requests_in_work: self.requests.len(),
             methods: self.methods.names().len(),
             outbound_bytes: self.pool.iter().map(|conn| conn.outbound.len()).sum(),
@@ -316,6 +336,9 @@ impl Session {
     /// Ends a call and tells so. Does nothing when it has ended already.
     pub(crate) fn end_call(&mut self, id: CallId, outcome: Result<OwnedPayload, ErrorBody>, origin: Origin) {
         let Some(pending) = self.take_call(id) else { return };
+        if let Role::Probe(service) = pending.role {
+            return self.end_probe(service, outcome.err(), origin);
+        }
         if pending.conn.is_lane() {
             self.count_lane_call(pending.conn, outcome.is_err());
         }
@@ -331,17 +354,26 @@ impl Session {
         if pending.conn.is_lane() {
             self.lane_released(pending.conn);
         }
+        if let Role::Kept(kept) = pending.role {
+            self.forget_kept(kept);
+        }
         Some(pending)
     }
 
     /// A call has waited long enough. On a lane nobody but its caller keeps its deadline: the callee has to be told.
     fn expire_call(&mut self, id: CallId, now: Now) {
+        let waited_for = self.why_waiting(id);
         let Some(pending) = self.take_call(id) else { return };
+        let error = waited_for.unwrap_or_else(|| {
+            ErrorBody::new(ErrorCode::Timeout, format!("no answer within {} ms", pending.timeout_ms))
+        });
+        if let Role::Probe(service) = pending.role {
+            return self.end_probe(service, Some(error), Origin::Local);
+        }
         if pending.conn.is_lane() {
             self.count_lane_call(pending.conn, true);
             self.send_cancel(&pending, CancelReason::Deadline, now);
         }
-        let error = ErrorBody::new(ErrorCode::Timeout, format!("no answer within {} ms", pending.timeout_ms));
         self.tell(SessionEvent::CallDone { id, request_id: pending.key, outcome: Err(error), origin: Origin::Local });
     }
 }

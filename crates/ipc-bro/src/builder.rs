@@ -31,6 +31,7 @@ pub struct ClientBuilder {
     pub(crate) timeout: Duration,
     pub(crate) heartbeat_interval: Duration,
     pub(crate) wait_for_gateway: Duration,
+    pub(crate) wait_for_service: Duration,
     pub(crate) version: String,
     pub(crate) metadata: serde_json::Map<String, serde_json::Value>,
     pub(crate) debug: bool,
@@ -57,6 +58,7 @@ impl ClientBuilder {
             timeout: Duration::from_millis(limits::CALL_TIMEOUT_MS),
             heartbeat_interval: Duration::from_millis(limits::HEARTBEAT_INTERVAL_MS),
             wait_for_gateway: Duration::ZERO,
+            wait_for_service: Duration::ZERO,
             version: "1.0.0".to_owned(),
             metadata: serde_json::Map::new(),
             debug: false,
@@ -162,6 +164,44 @@ impl ClientBuilder {
     /// How long `connect` keeps trying to reach a gateway that is not there yet. Default zero: fail at once.
     pub fn wait_for_gateway(mut self, longest: Duration) -> Self {
         self.wait_for_gateway = longest;
+        self
+    }
+
+    /// How long a call whose service is not there waits for it to appear, so that programs can be started in any order. Default zero: it fails
+    /// at once. [`crate::limits::SERVICE_WAIT_MS`] is a good value; at most one day. [`crate::CallOptions::wait_for_service`] says it for
+    /// one call.
+    ///
+    /// The wait covers a gateway that is not there yet, or not there again, while the client is connecting. It is part of the call's timeout, and
+    /// of its deadline in a chain. Calls that have waited are sent in the order in which they were made. One that may have been carried out is never
+    /// sent again: only that the gateway itself refused it proves that it was not. At most
+    /// [`crate::limits::WAITING_CALLS_MAX`] calls of a client wait at once, and at most [`crate::limits::WAITING_BYTES_MAX`] bytes are kept
+    /// for that. Notifications do not wait.
+    ///
+    #[cfg_attr(feature = "gateway", doc = "```")]
+    #[cfg_attr(not(feature = "gateway"), doc = "```ignore")]
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let directory = std::env::temp_dir().join(format!("ipc-bro-doc-wait-{}", std::process::id()));
+    /// # let path = directory.join("gateway.sock");
+    /// # let gateway = ipc_bro::Gateway::start(ipc_bro::GatewayConfig::new(&path))?;
+    /// use ipc_bro::{Client, Context, HandlerError};
+    /// use std::time::Duration;
+    ///
+    /// let order = Client::builder("order")
+    ///     .gateway_path(&path)
+    ///     .wait_for_gateway(Duration::from_secs(10))
+    ///     .wait_for_service(Duration::from_secs(10))
+    ///     .connect()
+    ///     .await?;
+    /// let name = tokio::spawn(order.call::<String>("user", "nameOf", 7));
+    ///
+    /// // Some time later, in another program:
+    /// let user = Client::builder("user").gateway_path(&path);
+    /// let user = user.method("nameOf", async |_: u32, _: Context| Ok::<_, HandlerError>("Nirikshan")).connect().await?;
+    /// assert_eq!(name.await??, "Nirikshan");
+    /// # order.disconnect().await; user.disconnect().await; drop(gateway); std::fs::remove_dir_all(&directory)?; Ok(()) }
+    /// ```
+    pub fn wait_for_service(mut self, longest: Duration) -> Self {
+        self.wait_for_service = longest;
         self
     }
 

@@ -20,6 +20,7 @@ use std::time::Duration;
 #[derive(Clone, Debug, Default)]
 pub struct CallOptions {
     pub(crate) timeout: Option<Duration>,
+    pub(crate) wait_for_service: Option<Duration>,
     pub(crate) chain: Chain,
 }
 
@@ -48,6 +49,15 @@ impl CallOptions {
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
+        self
+    }
+
+    /// How long to wait for the service to appear when it is not there, instead of
+    /// [`ClientBuilder::wait_for_service`](crate::ClientBuilder::wait_for_service); zero: not at all. Part of the timeout. The call fails with
+    /// `SERVICE_NOT_FOUND` after that, or with `NOT_CONNECTED` when there is no gateway either. A notification does not wait.
+    #[must_use]
+    pub fn wait_for_service(mut self, longest: Duration) -> Self {
+        self.wait_for_service = Some(longest);
         self
     }
 

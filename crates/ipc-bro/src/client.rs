@@ -67,8 +67,10 @@ pub struct ClientStatus {
     pub service_name: String,
     /// Open lanes to other services.
     pub lanes: usize,
-    /// Calls that wait for their answer.
+    /// Calls that wait for their answer, or for their service.
     pub pending_requests: usize,
+    /// Those among them that wait for their service to appear.
+    pub waiting_requests: usize,
     /// How many methods are registered.
     pub registered_methods: usize,
 }
@@ -101,7 +103,7 @@ impl Client {
         outcome.await.unwrap_or_else(|_| Err(stopped()))
     }
 
-    /// Leaves the gateway: pending calls end with `CONNECTION_LOST`, running handlers are stopped, what is already
+    /// Leaves the gateway: pending calls end with `CONNECTION_LOST` (those that wait for their service with `NOT_CONNECTED`), running handlers are stopped, what is already
     /// queued is still written, the sockets are closed. Returns when that is done. [`Client::connect`] may follow.
     ///
     /// Dropping the future does not undo it.
@@ -116,7 +118,7 @@ impl Client {
 
     /// Leaves the round without dropping a call: asks the gateway to send no more calls here, and returns when those that have
     /// arrived are answered. [`Client::disconnect`] should follow. Other instances of the service go on; where there is none, callers
-    /// are told `SHUTTING_DOWN`. This client's own calls go on, too.
+    /// are told `SHUTTING_DOWN`. This client's own calls go on, too, and wait on.
     ///
     /// A gateway of version 1 cannot be asked: then this returns as soon as no handler runs. Dropping the future does not undo it.
     ///
@@ -202,9 +204,11 @@ impl Client {
     /// cancels the call: the callee is told, and so is everybody whom it has called meanwhile for this call. (Peers of version 1 of the
     /// protocol cannot be told: they work on until the deadline.)
     ///
+    /// Where the service is not there, the call fails at once, unless [`ClientBuilder::wait_for_service`] says otherwise.
+    ///
     /// # Errors
     /// `NOT_CONNECTED`, `SERVICE_NOT_FOUND`, `METHOD_NOT_FOUND`, `TIMEOUT`, `DEADLINE_EXCEEDED`,
-    /// `MAX_DEPTH_EXCEEDED`, `CONNECTION_LOST`, `OVERLOADED`, `PAYLOAD_TOO_LARGE`, `SERIALIZATION_FAILED`,
+    /// `MAX_DEPTH_EXCEEDED`, `CONNECTION_LOST`, `OVERLOADED`, `RESOURCE_EXHAUSTED`, `PAYLOAD_TOO_LARGE`, `SERIALIZATION_FAILED`,
     /// `DESERIALIZATION_FAILED` when the result is not an `R`, or whatever code the handler answered;
     /// [`Error::failed_by`] tells who said it.
     pub fn call<R: DeserializeOwned>(&self, service: &str, method: &str, params: impl Serialize) -> Call<R> {
@@ -295,6 +299,7 @@ impl Client {
             service_name: self.shared.service_name.clone(),
             lanes: state.lanes.load(Ordering::Acquire),
             pending_requests: state.pending.load(Ordering::Acquire),
+            waiting_requests: state.waiting.load(Ordering::Acquire),
             registered_methods: self.shared.methods.len(),
         }
     }
@@ -329,6 +334,7 @@ impl Client {
             service_name: builder.service_name.clone(),
             serializer: builder.serializer,
             debug: builder.debug,
+            wait_for_service: builder.wait_for_service,
             events: Arc::default(),
             methods,
             state: State::default(),
@@ -369,7 +375,11 @@ impl Client {
             // A lane needs no gateway; whether there is one to this service, the task knows.
             let may_reach =
                 shared.state.registered.load(Ordering::Acquire) || shared.state.lanes.load(Ordering::Acquire) > 0;
-            if !may_reach {
+            // Whether a connection is on its way, the task knows as well, if it runs.
+            let wait_for_service = options.wait_for_service.unwrap_or(shared.wait_for_service);
+            let is_impatient = wait_for_service.is_zero() || is_notification;
+            let is_unstarted = || shared.start.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+            if !may_reach && (is_impatient || is_unstarted()) {
                 return Err(not_connected());
             }
             let begun = Instant::now();
@@ -382,6 +392,7 @@ impl Client {
                 chain: options.chain,
                 inherited,
                 timeout: options.timeout,
+                wait_for_service,
                 begun,
                 is_notification,
                 reply: Reply(Arc::clone(&waiting.slot)),
@@ -417,6 +428,8 @@ pub(crate) struct Shared {
     pub(crate) service_name: String,
     pub(crate) serializer: Serializer,
     pub(crate) debug: bool,
+    /// For calls that do not say themselves.
+    wait_for_service: std::time::Duration,
     pub(crate) events: Arc<EventLog>,
     pub(crate) methods: MethodTable,
     pub(crate) state: State,
@@ -435,6 +448,7 @@ pub(crate) struct State {
     pub(crate) connected: AtomicBool,
     pub(crate) registered: AtomicBool,
     pub(crate) pending: AtomicUsize,
+    pub(crate) waiting: AtomicUsize,
     pub(crate) lanes: AtomicUsize,
     /// Set by handles, taken back by the task: one `MethodsChanged` is queued at most.
     pub(crate) methods_changed: AtomicBool,

@@ -43,6 +43,8 @@ pub(crate) struct CallCommand {
     /// The context of the handler that makes the call, when `chain` says to inherit it.
     pub(crate) inherited: Option<Context>,
     pub(crate) timeout: Option<Duration>,
+    /// Zero: it does not wait.
+    pub(crate) wait_for_service: Duration,
     pub(crate) begun: Instant,
     /// Nobody answers it: it ends when it is queued.
     pub(crate) is_notification: bool,
@@ -188,6 +190,7 @@ impl Task {
                 self.session.handle_time(now);
                 is_busy = true;
             }
+            self.publish_waiting();
             is_busy |= self.take_outputs(now);
             is_busy |= self.write(cx);
             self.shared.state.lanes.store(self.sockets.lanes.len(), Ordering::Release);
@@ -278,6 +281,11 @@ impl Task {
         // The time that the command waited counts.
         let waited = call.begun.elapsed();
         let timeout_ms = whole_ms(call.timeout.unwrap_or(self.timeout)).saturating_sub(whole_ms_down(waited)).max(1);
+        // One that may wait does so at least for a look.
+        let wait_ms = match whole_ms(call.wait_for_service) {
+            0 => 0,
+            wait_ms => wait_ms.saturating_sub(whole_ms_down(waited)).max(1),
+        };
         let refuse = |reply: Reply<CallKey>, body| reply.send(Err(Error::from_body(body, FailedBy::Local)));
         let inherited = call.inherited.as_ref();
         if inherited.is_some_and(Context::is_given_up) {
@@ -304,6 +312,7 @@ impl Task {
             parent,
             context,
             timeout_ms: Some(timeout_ms),
+            wait_ms: Some(wait_ms),
         };
         if self.shared.debug {
             self.log("calling", || Some(serde_json::json!({ "service": call.service, "method": call.method })));
@@ -333,6 +342,11 @@ impl Task {
     /// Before an answer is handed over: its caller finds itself no longer counted.
     fn publish_pending(&self) {
         self.shared.state.pending.store(self.pending.len(), Ordering::Release);
+        self.publish_waiting();
+    }
+
+    fn publish_waiting(&self) {
+        self.shared.state.waiting.store(self.session.waiting_calls(), Ordering::Release);
     }
 
     /// Sends a handler's answer, unless its request has expired.

@@ -8,12 +8,15 @@ use bro_proto::limits::FRAME_BYTES_MAX;
 use ipc_bro::CallOptions;
 use serde_json::Value;
 use std::io::Read;
-use std::time::Duration;
+use std::time::Instant;
 
 pub async fn run(args: CallArgs) -> Result<(), Failure> {
     let params = params(args.params.as_deref())?;
-    let connection = Connection::open(&args.socket.socket, Duration::ZERO).await?;
-    let options = CallOptions::new().timeout(args.timeout);
+    let started = Instant::now();
+    let wait = args.wait.unwrap_or_default().min(args.timeout);
+    let connection = Connection::open(&args.socket.socket, wait).await?;
+    let options = CallOptions::new().timeout(args.timeout.saturating_sub(started.elapsed()));
+    let options = options.wait_for_service(wait.saturating_sub(started.elapsed()));
     let result = connection.client().call_with::<Value>(&args.service, &args.method, params, options).await;
     connection.close().await;
     print_json(&result?)

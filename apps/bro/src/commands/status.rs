@@ -25,6 +25,10 @@ pub async fn run(args: StatusArgs) -> Result<(), Failure> {
                 Value::Array(items) => {
                     items.iter().map(|item| item.as_str().unwrap_or("?")).collect::<Vec<_>>().join(" ")
                 }
+                // The services that calls wait for.
+                Value::Object(waiters) => {
+                    waiters.iter().map(|(name, count)| format!("{name}:{count}")).collect::<Vec<_>>().join(" ")
+                }
                 Value::String(text) => text.clone(),
                 other => other.to_string(),
             };

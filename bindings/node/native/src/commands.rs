@@ -19,8 +19,8 @@ use serde::Deserialize;
 use std::ops::Range;
 
 /// Numbers of one command: kind with flags, length of the value, slot, generation, and for calls and notifications route, timeout, slot and
-/// generation of the request it is made for, length of the context's text, length of the route's text.
-const COMMAND_INTS: usize = 10;
+/// generation of the request it is made for, length of the context's text, length of the route's text, and how long it waits for its service.
+const COMMAND_INTS: usize = 11;
 
 const CALL: i32 = 1;
 const RESULT: i32 = 2;
@@ -202,6 +202,7 @@ impl State {
             parent: explicit.as_ref(),
             context: None,
             timeout_ms: u64::try_from(command[5]).ok(),
+            wait_ms: u64::try_from(command[10]).ok(),
         };
         if command[0] & KIND_MASK == NOTIFY {
             return self.session.notify(request, now);

@@ -35,6 +35,7 @@ struct Options {
     timeout: u64,
     heartbeat_interval: u64,
     wait_for_gateway: u64,
+    wait_for_service: u64,
     version: String,
     metadata: serde_json::Map<String, serde_json::Value>,
     speaks_v2: bool,
@@ -111,6 +112,7 @@ fn new_session(environment: &Environment, options: &str) -> Result<(Session, Pat
     config.timeout_ms = options.timeout;
     config.heartbeat_interval_ms = options.heartbeat_interval;
     config.wait_for_gateway_ms = options.wait_for_gateway;
+    config.wait_for_service_ms = options.wait_for_service;
     config.version = options.version;
     config.metadata = options.metadata;
     config.speaks_v2 = options.speaks_v2;
@@ -286,9 +288,11 @@ unsafe extern "C" fn client_stats(env: napi_env, info: napi_callback_info) -> na
             "connectionsV2": status.connections_v2,
             "lanes": status.lanes,
             "pendingCalls": status.pending_calls,
+            "waitingCalls": status.waiting_calls,
             "requestsInWork": status.requests_in_work,
             "queuedBytes": status.outbound_bytes,
             "calls": counters.calls,
+            "waits": counters.waits,
             "notifications": counters.notifications,
             "lateAnswers": counters.late_answers,
             "requests": counters.requests,

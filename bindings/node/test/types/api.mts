@@ -105,6 +105,9 @@ expectTypeOf(client.drain({ timeout: 500 })).toEqualTypeOf<Promise<void>>();
 // @ts-expect-error a drain has a time or none
 client.disconnect({ drain: "slowly" });
 expectTypeOf(client.stats().lateAnswers).toEqualTypeOf<number>();
+expectTypeOf(client.stats().waitingCalls).toEqualTypeOf<number>();
+expectTypeOf<IPCClientConfig["waitForService"]>().toEqualTypeOf<boolean | number | undefined>();
+expectTypeOf<CallOptions["waitForService"]>().toEqualTypeOf<boolean | number | undefined>();
 expectTypeOf(server.stats()?.counters).toEqualTypeOf<Record<string, number> | undefined>();
 expectTypeOf(client.isConnected()).toEqualTypeOf<boolean>();
 expectTypeOf(client.getRegisteredMethods()).toEqualTypeOf<string[]>();

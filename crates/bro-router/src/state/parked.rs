@@ -40,7 +40,9 @@ impl ParkedCall {
             context: context.to_vec(),
             context_encoding: (*context_encoding).into(),
             wait: match wait {
-                Wait::Service { name, hash: _ } => WaitState::Service { name: name.to_string() },
+                Wait::Service { name, hash: _, is_brief } => {
+                    WaitState::Service { name: name.to_string(), is_brief: *is_brief }
+                }
                 Wait::Policy { wish: _ } => WaitState::Policy,
                 Wait::Events { cursor, max, place: _ } => WaitState::Events { cursor: *cursor, max: *max as u64 },
             },
@@ -70,10 +72,10 @@ impl Router {
         ensure_at_most(self.peers[caller].parked.len as usize + 1, PARKED_PER_PEER_MAX, "PARKED_PER_PEER_MAX")?;
         echoed(&context, context_encoding, CONTEXT_BYTES_MAX)?;
         let wait = match wait {
-            WaitState::Service { name } => {
+            WaitState::Service { name, is_brief } => {
                 let is_missing = self.registry.find(&self.hasher, &name).is_none();
                 ensure(is_missing && check_service_name(&name).is_ok(), "somebody waits for what is there")?;
-                Wait::Service { hash: name_hash(&self.hasher, &name), name: name.into() }
+                Wait::Service { hash: name_hash(&self.hasher, &name), name: name.into(), is_brief }
             }
             // Whatever policy the importing driver has: it reads it once more.
             WaitState::Policy => Wait::Policy { wish: self.permissions.make_wish() },

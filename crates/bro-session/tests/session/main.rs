@@ -1,7 +1,8 @@
 //! A session against a scripted gateway, with virtual time.
 //!
 //! `pair` is the gateway and the driver, `wire2` its frames of version 2. `connecting`, `calls` and `requests` are scenarios of version 1,
-//! `calls2`, `requests2` and `links2` of version 2, `lanes` of two sessions with a lane between them; `simulation` is random.
+//! `calls2`, `requests2` and `links2` of version 2, `lanes` of two sessions with a lane between them, `waits` of services that are not there;
+//! `simulation` is random.
 
 mod calls;
 mod calls2;
@@ -12,4 +13,5 @@ mod pair;
 mod requests;
 mod requests2;
 mod simulation;
+mod waits;
 mod wire2;

@@ -18,6 +18,8 @@ use std::collections::{BTreeMap, HashSet};
 const SEEDS: u64 = 400;
 const STEPS: u64 = 600;
 const QUEUE_BYTES_MAX: usize = 20_000;
+const WAITING_CALLS_MAX: usize = 6;
+const WAITING_BYTES_MAX: usize = 60_000;
 /// In place of the id of a request that wants no answer.
 const NOTIFIED: &str = "notified";
 
@@ -73,6 +75,11 @@ struct Totals {
     late_answers: u64,
     overloaded: u64,
     broken: u64,
+    /// Calls that began to wait for their service, that were sent again, that waited in vain, and that found no room for waiting.
+    waits: u64,
+    sent_again: u64,
+    waited_in_vain: u64,
+    too_many_waited: u64,
     /// Of version 2 alone.
     of_v2: TotalsOfV2,
 }
@@ -104,6 +111,10 @@ impl Totals {
         self.late_answers += world.session.counters().late_answers;
         self.overloaded += world.totals.overloaded;
         self.broken += world.totals.broken;
+        self.waits += world.session.counters().waits;
+        self.sent_again += world.totals.sent_again;
+        self.waited_in_vain += world.totals.waited_in_vain;
+        self.too_many_waited += world.totals.too_many_waited;
         let (sum, of) = (&mut self.of_v2, &world.totals.of_v2);
         sum.succeeded += of.succeeded;
         sum.cancels_sent += of.cancels_sent;
@@ -129,6 +140,9 @@ impl Totals {
             self.late_answers,
             self.overloaded,
             self.broken,
+            self.waits,
+            self.waited_in_vain,
+            self.too_many_waited,
             self.of_v2.succeeded,
             self.of_v2.cancels_sent,
             self.of_v2.given_up,
@@ -140,7 +154,10 @@ impl Totals {
             self.of_v2.drained,
             self.of_v2.gateway_drains,
         ];
-        self.of_v2.silent > 20 && least.into_iter().all(|count| count > 100) && self.done > self.succeeded + 100
+        self.of_v2.silent > 10
+            && self.sent_again > 50
+            && least.into_iter().all(|count| count > 100)
+            && self.done > self.succeeded + 100
     }
 }
 
@@ -191,6 +208,8 @@ struct World {
     requests: Vec<(RequestId, ConnId, String)>,
     answers: BTreeMap<(ConnId, String), Asked>,
     wire_ids: HashSet<String>,
+    /// How often the gateway said of a number that its service is not there: so often may it come again.
+    refused: BTreeMap<u64, u32>,
     next_asked: u64,
     connect_waits: bool,
     drain_waits: bool,
@@ -216,6 +235,9 @@ impl World {
             frame_bytes_max: REGISTER_BYTES_MAX,
             queue_bytes_max: QUEUE_BYTES_MAX,
             requests_max: 5,
+            wait_for_service_ms: [0, 0, 300, 5000][pick(&mut rng_of(seed + 1), 4)],
+            waiting_calls_max: WAITING_CALLS_MAX,
+            waiting_bytes_max: WAITING_BYTES_MAX,
             ..SessionConfig::new("order")
         };
         let now = Now { mono_us: rng.below(1 << 40), wall_ms: START_MS };
@@ -230,6 +252,7 @@ impl World {
             requests: Vec::new(),
             answers: BTreeMap::new(),
             wire_ids: HashSet::new(),
+            refused: BTreeMap::new(),
             next_asked: 1,
             connect_waits: false,
             drain_waits: false,
@@ -294,7 +317,8 @@ impl World {
         assert_eq!(status.requests_in_work, self.requests.len());
         assert_eq!(status.connected, self.is_connected);
         assert!(!status.connected || status.connections_registered > 0);
-        assert!(status.connected || self.pending.is_empty(), "no call outlives the connections");
+        assert!(status.connected || self.pending.len() == status.waiting_calls, "no call outlives the connections");
+        assert!(status.waiting_calls <= WAITING_CALLS_MAX);
         assert!(self.requests.len() <= 5);
         let session = &mut self.session;
         let all_reachable = self.requests.iter().all(|(_, conn, _)| session.outbound(*conn).is_some());
@@ -372,7 +396,11 @@ impl World {
                 "CALL" => {
                     assert!(self.wire_ids.insert(id.clone()), "an id of its own");
                     assert!(!link.is_v2, "in version 2 calls have numbers");
-                    self.check_chain(&message["context"]["chain"]);
+                    if message["to"] == "user" {
+                        self.check_chain(&message["context"]["chain"]);
+                    } else {
+                        assert_eq!((&message["to"], &message["method"]), (&json!("bro.gateway"), &json!("waitFor")));
+                    }
                     link.calls.push(id);
                 }
                 "RESPONSE" => {
@@ -396,7 +424,8 @@ impl World {
                 link.routes.insert(id, message["service"].as_str().unwrap().to_owned());
             }
             kind @ ("CALL" | "NOTIFY") => {
-                assert_eq!(link.routes[&message["route"].as_u64().unwrap()], "user");
+                let service = &link.routes[&message["route"].as_u64().unwrap()];
+                assert!(service == "user" || (service == "bro.gateway" && message["method"] == "waitFor"));
                 assert!(message["timeout"].as_u64().unwrap() > 0);
                 let (parent, section) = (message["parent"].as_u64().unwrap(), &message["section"]);
                 if parent != 0 {
@@ -409,7 +438,12 @@ impl World {
                     self.totals.of_v2.sections += 1;
                 }
                 if kind == "CALL" {
-                    assert!(id > 0 && self.wire_ids.insert(format!("#{id}")), "a number of its own");
+                    assert!(id > 0);
+                    if !self.wire_ids.insert(format!("#{id}")) {
+                        let refused = self.refused.get_mut(&id).filter(|times| **times > 0);
+                        *refused.expect("a number of its own, or of a call that was refused") -= 1;
+                        self.totals.sent_again += 1;
+                    }
                     link.numbered.push(id);
                 } else {
                     assert_eq!(id, 0);
@@ -491,6 +525,9 @@ impl World {
                 self.totals.succeeded += u64::from(outcome.is_ok());
                 let is_v2 = matches!(request_id, CallKey::V2(_));
                 self.totals.of_v2.succeeded += u64::from(is_v2 && outcome.is_ok());
+                let says = |what: &str| outcome.as_ref().is_err_and(|error| error.message.contains(what));
+                self.totals.waited_in_vain += u64::from(says("ms of waiting for"));
+                self.totals.too_many_waited += u64::from(says("no room for waiting"));
                 let is_silent = outcome.is_err_and(|error| error.message.contains("answered no PING"));
                 self.totals.of_v2.silent += u64::from(is_silent);
             }
@@ -538,6 +575,12 @@ impl World {
             let message = match self.rng.below(20) {
                 0 => json!({"type": "ERROR", "error": {"message": "no", "code": code}, "timestamp": 1}),
                 1 => continue,
+                2..=9 if self.links[&conn].is_v2 => {
+                    json!({"type": "REGISTER_ACK", "bro": {"v": 2}, "from": "bro.gateway"})
+                }
+                2..=9 if !self.links[&conn].was_acked && self.rng.below(4) < self.v2_of_4 => {
+                    json!({"type": "REGISTER_ACK", "bro": {"v": 2}, "from": "bro.gateway"})
+                }
                 _ if self.links[&conn].is_v2 || (!self.links[&conn].was_acked && self.rng.below(4) < self.v2_of_4) => {
                     json!({"type": "REGISTER_ACK", "bro": {"v": 2}})
                 }
@@ -577,7 +620,10 @@ impl World {
                     assert!(!self.pending.contains(&id), "an id of its own");
                     self.pending.push(id);
                 }
-                Err(error) => self.totals.overloaded += u64::from(error.code == Some(ErrorCode::Overloaded)),
+                Err(error) => {
+                    self.totals.overloaded += u64::from(error.code == Some(ErrorCode::Overloaded));
+                    self.totals.too_many_waited += u64::from(error.message.starts_with("no room for waiting"));
+                }
             }
         }
     }
@@ -652,7 +698,11 @@ impl World {
                 _ => link.numbered.swap_remove(at),
             };
             let frame = match self.rng.below(6) {
-                0 => wire2::error(id, 1, "SERVICE_NOT_FOUND", "no", ""),
+                0 => {
+                    *self.refused.entry(id).or_default() += 1;
+                    let code = ["SERVICE_NOT_FOUND", "SERVICE_NOT_FOUND", "SHUTTING_DOWN"][pick(&mut self.rng, 3)];
+                    wire2::error(id, 1, code, "no", "")
+                }
                 1 => wire2::error(id, 0, "", "no", "at x"),
                 2 => wire2::frame(wire2::RESPONSE, 0, 1, id, b"{"),
                 _ => wire2::frame(wire2::RESPONSE, 0, 1, id, br#"{"n":[1,2,3]}"#),

@@ -8,3 +8,4 @@ mod lanes;
 mod lifecycle;
 mod load;
 mod place;
+mod waiting;
