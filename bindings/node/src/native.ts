@@ -52,6 +52,8 @@ export interface Addon {
   gatewayServices(gateway: NativeGateway): string | undefined;
   gatewayService(gateway: NativeGateway, name: string): string | undefined;
   gatewayStats(gateway: NativeGateway): string | undefined;
+  /** How many rules it has now; undefined when the gateway has stopped. */
+  reloadPolicy(gateway: NativeGateway): number | string | undefined;
 }
 
 /** Takes one batch: how many records, their JSON, their msgpack, their long values, the strings of the tape, shapes that are new. */

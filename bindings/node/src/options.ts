@@ -1,5 +1,5 @@
 import { IPCError, IPCErrorCode } from "./errors";
-import type { IPCClientConfig, IPCServerConfig, LanePolicy, Protocol, Serializer } from "./types";
+import type { IPCClientConfig, IPCServerConfig, LanePolicy, PolicySource, Protocol, Serializer } from "./types";
 
 /** Where a gateway listens when nobody says otherwise. */
 export const DEFAULT_SOCKET_PATH = "/tmp/bro-gateway.sock";
@@ -18,7 +18,7 @@ export type ClientOptions = Required<Omit<IPCClientConfig, "debug" | "waitForSer
   waitForService: number;
 };
 /** The options of a server with every default filled in. */
-export type ServerOptions = Required<IPCServerConfig>;
+export type ServerOptions = Required<Omit<IPCServerConfig, "policy">> & { policy: PolicySource | undefined };
 
 /** Fills in defaults. Throws `INVALID_ARGUMENT` for what makes no sense. */
 export function clientOptions(config: IPCClientConfig): ClientOptions {
@@ -59,6 +59,8 @@ export function serverOptions(config: Partial<IPCServerConfig> = {}): ServerOpti
     serializer: serializer(config.serializer),
     protocol: protocol(config.protocol),
     lanes: lanePolicy(config.lanes),
+    policy: policy(config.policy),
+    mode: mode(config.mode),
   };
 }
 
@@ -116,6 +118,20 @@ function protocol(value: Protocol | undefined): Protocol {
 function lanePolicy(value: LanePolicy | undefined): LanePolicy {
   if (value === undefined || value === "off" || value === "auto" || value === "always") return value ?? "auto";
   throw invalid(`lanes must be "off", "auto" or "always", not ${JSON.stringify(value)}`);
+}
+
+function policy(value: PolicySource | undefined): PolicySource | undefined {
+  if (value === undefined) return undefined;
+  const entries = typeof value === "object" && value !== null ? Object.entries(value) : [];
+  const [key, text] = entries[0] ?? [];
+  if (entries.length === 1 && (key === "file" || key === "toml") && typeof text === "string") return value;
+  throw invalid("policy must be { file: path } or { toml: text }");
+}
+
+function mode(value: number | undefined): number {
+  if (value === undefined) return 0o600;
+  if (typeof value === "number" && Number.isInteger(value) && value >= 0 && value <= 0o777) return value;
+  throw invalid("mode must be permission bits, such as 0o660");
 }
 
 function flag(name: string, value: boolean | undefined, otherwise: boolean): boolean {

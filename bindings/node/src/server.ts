@@ -32,7 +32,13 @@ interface ServiceView {
   metadata: Record<string, unknown>;
   connectedAt: number;
   lastHeartbeat: number;
-  instances: { pid: number | null; uid: number | null; encoding: Serializer; connectedAt: number }[];
+  instances: {
+    pid: number | null;
+    uid: number | null;
+    gid: number | null;
+    encoding: Serializer;
+    connectedAt: number;
+  }[];
 }
 
 interface Waiting {
@@ -71,11 +77,11 @@ export class IPCServer extends TypedEmitter<IPCServerEvents> {
     if (this.gateway !== undefined) {
       throw new IPCError("the server runs already", IPCErrorCode.INVALID_ARGUMENT);
     }
-    const { socketPath, heartbeatInterval, timeout, protocol, lanes } = this.config;
+    const { socketPath, heartbeatInterval, timeout, protocol, lanes, policy, mode } = this.config;
     this.reported = this.wanted();
     const speaksV2 = protocol !== 1;
-    const options = JSON.stringify({ socketPath, heartbeatInterval, timeout, events: this.reported, speaksV2, lanes });
-    this.gateway = checked(addon().startGateway(options, (events) => this.deliver(events)));
+    const options = { socketPath, heartbeatInterval, timeout, events: this.reported, speaksV2, lanes, policy, mode };
+    this.gateway = checked(addon().startGateway(JSON.stringify(options), (events) => this.deliver(events)));
     this.log("gateway started", { socketPath });
     this.emitSafely("started", { socketPath });
   }
@@ -112,10 +118,32 @@ export class IPCServer extends TypedEmitter<IPCServerEvents> {
     const socket = {
       ...(first?.pid != null && { pid: first.pid }),
       ...(first?.uid != null && { uid: first.uid }),
+      ...(first?.gid != null && { gid: first.gid }),
       encoding: first?.encoding ?? "json",
       connections: instances.length,
     };
-    return { name, socket, methods, connectedAt, lastHeartbeat, metadata, ...(version !== null && { version }) };
+    const shown = instances.map(({ pid, uid, gid, encoding, connectedAt }) => ({
+      ...(pid !== null && { pid }),
+      ...(uid !== null && { uid }),
+      ...(gid !== null && { gid }),
+      encoding,
+      connectedAt,
+    }));
+    const versions = version === null ? {} : { version };
+    return { name, socket, instances: shown, methods, connectedAt, lastHeartbeat, metadata, ...versions };
+  }
+
+  /**
+   * Reads the policy again and puts it in force. Calls in flight go on; connections that it does not allow any more are closed with
+   * `PERMISSION_DENIED`. Waits for the file and for the system's list of users, as `readFileSync` does.
+   *
+   * @returns how many rules it has
+   * @throws {@link IPCError} `INVALID_ARGUMENT` with line and column when it does not load: the old one stays in force
+   */
+  reloadPolicy(): number {
+    const rules = this.gateway && addon().reloadPolicy(this.gateway);
+    if (rules === undefined) throw new IPCError("the server is not running", IPCErrorCode.NOT_CONNECTED);
+    return checked(rules);
   }
 
   /** Whether a service is registered. */

@@ -114,16 +114,34 @@ export interface ServiceSocket {
   readonly pid?: number;
   /** User id by the peer's credentials. */
   readonly uid?: number;
+  /** Group id by the peer's credentials. */
+  readonly gid?: number;
   /** The encoding that the service registered with. */
   readonly encoding: Serializer;
   /** How many connections the service has. */
   readonly connections: number;
 }
 
+/** One connection of a service: who is at its other end is what the system tells, not what the program says of itself. */
+export interface ServiceInstance {
+  /** Process id, where the system tells it. */
+  readonly pid?: number;
+  /** User id. */
+  readonly uid?: number;
+  /** Group id. */
+  readonly gid?: number;
+  readonly encoding: Serializer;
+  /** Milliseconds since 1970. */
+  readonly connectedAt: number;
+}
+
 /** A connected service, as the gateway knows it. */
 export interface ServiceEntry {
   name: string;
+  /** Of its first connection. */
   socket: ServiceSocket;
+  /** All its connections. */
+  instances: ServiceInstance[];
   methods: string[];
   /** Milliseconds since 1970. */
   connectedAt: number;
@@ -132,6 +150,9 @@ export interface ServiceEntry {
   metadata: Record<string, unknown>;
   version?: string;
 }
+
+/** Who may do what at a gateway: a TOML file, which can be read again, or its text. The language is that of `bro gateway --policy`. */
+export type PolicySource = { file: string } | { toml: string };
 
 /** Options of a gateway. */
 export interface IPCServerConfig {
@@ -152,6 +173,13 @@ export interface IPCServerConfig {
    * `call-routed`, `response-routed` or `log`, or with `debug`, there are none. Default `auto`.
    */
   lanes?: LanePolicy;
+  /**
+   * Who may own which names, call which methods, and watch. Without it, programs of the gateway's own user and of root may do everything, and
+   * others nothing. Programs of other users also need a `mode` that lets them connect.
+   */
+  policy?: PolicySource;
+  /** Permission bits of the socket file: who may write to it may connect. Default `0o600`, this user only. */
+  mode?: number;
 }
 
 /** Options of a client. */

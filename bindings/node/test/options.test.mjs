@@ -13,7 +13,12 @@ describe("options that make no sense are refused:", () => {
     laneSpinUs: [-1, Number.NaN, "10", null],
     waitForService: [-1, Number.NaN, "10", null, {}],
   };
-  const server = { protocol: [2, "1", null], lanes: [true, false, "on", null] };
+  const server = {
+    protocol: [2, "1", null],
+    lanes: [true, false, "on", null],
+    policy: ["/a", null, {}, { file: 1 }, { path: "/a" }, { file: "/a", toml: "" }],
+    mode: ["0600", -1, 0o1777, 1.5, null],
+  };
   for (const [name, values] of Object.entries(client)) {
     test(`${name} of a client`, () => {
       for (const value of values) refused(() => new IPCClient({ serviceName: "x", [name]: value }));

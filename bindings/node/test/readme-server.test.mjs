@@ -148,7 +148,11 @@ describe("IPCServer: methods", () => {
     const before = Date.now();
     await connect(t, server, "order", { getOrderList: () => [], createOrder: () => {} });
     const entry = server.getService("order");
-    assertKeys(entry, ["name", "socket", "methods", "connectedAt", "lastHeartbeat", "metadata"], ["version"]);
+    assertKeys(
+      entry,
+      ["name", "socket", "instances", "methods", "connectedAt", "lastHeartbeat", "metadata"],
+      ["version"],
+    );
     assert.equal(entry.name, "order");
     assert.deepEqual([...entry.methods].sort(), ["createOrder", "getOrderList"]);
     assert.equal(typeof entry.socket, "object");

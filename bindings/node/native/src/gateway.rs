@@ -5,7 +5,8 @@ use crate::exports::{entry, error_text};
 use crate::node::{Env, Reference, Value, arguments, guarded};
 use crate::uv::{Handle, RawHandle, Waker, owner_of};
 use bro_gateway::{
-    EventMask, Gateway, GatewayConfig, GatewayEvent, LanePolicy, ServiceView, StartError, Status as GatewayStatus,
+    EventMask, Gateway, GatewayConfig, GatewayEvent, LanePolicy, PolicySource, ReloadError, ServiceView, StartError,
+    Status as GatewayStatus,
 };
 use bro_proto::error::{ErrorBody, ErrorCode};
 use bro_proto::v1::Status;
@@ -33,6 +34,16 @@ struct Options {
     events: u8,
     lanes: Lanes,
     speaks_v2: bool,
+    mode: u32,
+    policy: Option<Policy>,
+}
+
+/// Who may do what.
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Policy {
+    File(PathBuf),
+    Toml(String),
 }
 
 /// Which pairs of services get a lane.
@@ -104,6 +115,12 @@ impl Server {
         config.router.heartbeat_interval_ms = options.heartbeat_interval;
         config.router.call_timeout_ms = options.timeout;
         config.router.speaks_v2 = options.speaks_v2;
+        config.mode = options.mode;
+        config.policy = match options.policy {
+            Some(Policy::File(path)) => PolicySource::File(path),
+            Some(Policy::Toml(text)) => PolicySource::Text(text),
+            None => PolicySource::OwnUser,
+        };
         config.router.lanes = match options.lanes {
             Lanes::Off => LanePolicy::Off,
             Lanes::Auto => LanePolicy::Auto,
@@ -200,13 +217,14 @@ unsafe extern "C" fn on_wakeup(raw: *mut RawHandle) {
 }
 
 pub(crate) fn export(env: Env, exports: Value) {
-    let functions: [(&str, unsafe extern "C" fn(napi_env, napi_callback_info) -> napi_value); 6] = [
+    let functions: [(&str, unsafe extern "C" fn(napi_env, napi_callback_info) -> napi_value); 7] = [
         ("startGateway", start_gateway),
         ("stopGateway", stop_gateway),
         ("setGatewayEvents", set_gateway_events),
         ("gatewayServices", gateway_services),
         ("gatewayService", gateway_service),
         ("gatewayStats", gateway_stats),
+        ("reloadPolicy", reload_policy),
     ];
     for (name, function) in functions {
         env.export(exports, name, Some(function));
@@ -285,6 +303,25 @@ unsafe extern "C" fn gateway_stats(env: napi_env, info: napi_callback_info) -> n
     })
 }
 
+/// (gateway) => number of rules | error text
+unsafe extern "C" fn reload_policy(env: napi_env, info: napi_callback_info) -> napi_value {
+    entry(env, |env| {
+        let [server] = arguments(env, info);
+        let server = server_of(env, server)?;
+        let reloaded = server.gateway.borrow().as_ref().map(Gateway::reload_policy)?;
+        match reloaded {
+            Ok(rules) => env.int(i32::try_from(rules).unwrap_or(i32::MAX)),
+            Err(error) => {
+                let code = match &error {
+                    ReloadError::Policy(_) => ErrorCode::InvalidArgument,
+                    _ => ErrorCode::NotConnected,
+                };
+                Some(error_text(env, &ErrorBody::new(code, error.to_string())))
+            }
+        }
+    })
+}
+
 fn stats(status: &GatewayStatus) -> Json {
     let counters: serde_json::Map<String, Json> =
         status.counters.named().into_iter().map(|(name, count)| (name.to_owned(), count.into())).collect();
@@ -303,6 +340,7 @@ fn service(view: &ServiceView) -> Json {
         json!({
             "pid": instance.pid,
             "uid": instance.uid,
+            "gid": instance.gid,
             "encoding": instance.encoding.as_str(),
             "connectedAt": instance.connected_at_ms,
         })
@@ -364,7 +402,9 @@ fn describe(event: GatewayEvent) -> Json {
 
 fn start_error(error: &StartError) -> ErrorBody {
     let code = match error {
-        StartError::PathTooLong { .. } | StartError::NotAFileName { .. } => ErrorCode::InvalidArgument,
+        StartError::PathTooLong { .. } | StartError::NotAFileName { .. } | StartError::Policy(_) => {
+            ErrorCode::InvalidArgument
+        }
         _ => ErrorCode::ConnectionFailed,
     };
     let mut message = error.to_string();

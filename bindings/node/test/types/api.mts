@@ -50,6 +50,7 @@ expectTypeOf<MethodRegistry>().toExtend<Map<string, MethodHandler>>();
 expectTypeOf<PendingRequest>().toHaveProperty("resolve");
 expectTypeOf<ServiceEntry>().toHaveProperty("methods").toEqualTypeOf<string[]>();
 expectTypeOf<ServiceEntry>().toHaveProperty("lastHeartbeat").toEqualTypeOf<number>();
+expectTypeOf<ServiceEntry["instances"][number]["gid"]>().toEqualTypeOf<number | undefined>();
 
 // Configurations: what the readme writes compiles.
 new IPCServer();
@@ -83,6 +84,11 @@ new IPCServer({ socketPath: "/tmp/x.sock", protocol: "auto", lanes: "always" });
 new IPCClient({ serviceName: "order-service", protocol: 3 });
 // @ts-expect-error lanes of a server are a policy
 new IPCServer({ lanes: true });
+new IPCServer({ policy: { file: "/etc/policy.toml" }, mode: 0o666 });
+new IPCServer({ policy: { toml: "[[rules]]" } });
+expectTypeOf(new IPCServer().reloadPolicy()).toEqualTypeOf<number>();
+// @ts-expect-error a policy says whether it is a path or a text
+new IPCServer({ policy: "/etc/policy.toml" });
 // @ts-expect-error there are two serializers
 new IPCServer({ socketPath: "/tmp/x.sock", serializer: "xml" });
 
