@@ -6,6 +6,7 @@ mod answers;
 mod descriptors;
 mod files;
 mod floods;
+mod foreign;
 mod frames;
 mod identity;
 mod lanes;
@@ -57,6 +58,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Attack> {
         lanes::ATTACKS,
         processes::ATTACKS,
         files::ATTACKS,
+        foreign::ATTACKS,
     ];
     subjects.into_iter().flatten()
 }
