@@ -1,8 +1,9 @@
 //! What users have taken, counted by the model, and what the router may refuse them for it.
 
 use crate::model::World;
+use crate::verdict::Tally;
 use bro_proto::limits::MEMORY_RESERVE_PARTS;
-use bro_router::{PeerId, Router, UserView};
+use bro_router::{CloseReason, PeerId, Router, UserView};
 
 /// More than anything that the traffic makes the router keep at once.
 const ONE_MORE_BYTES: usize = 8 * 1024;
@@ -42,8 +43,14 @@ impl World {
     }
 
     /// Whether the router may refuse a call of this caller with this code although the model does not say that it must.
-    pub(crate) fn may_refuse(&self, caller: PeerId, code: &str) -> bool {
+    pub(crate) fn may_refuse(&self, caller: PeerId, to: &str, code: &str, tally: &Tally) -> bool {
         match code {
+            // Its callee was closed to free memory before the call was on its way.
+            "CONNECTION_LOST" => {
+                let is_closed = tally.closed.iter().any(|(_, reason)| *reason == CloseReason::Exhausted);
+                let instances = self.services.get(to).map(|service| &service.instances);
+                is_closed || instances.is_some_and(|peers| peers.keys().any(|&peer| self.may_evict(peer)))
+            }
             "RESOURCE_EXHAUSTED" => self.may_lack_memory(self.uid_of(caller)),
             "OVERLOADED" => self.users.iter().any(|user| self.may_lack_memory(user.uid)),
             _ => false,

@@ -42,7 +42,7 @@ pub(crate) struct Tally {
     acknowledged: usize,
     /// ERROR frames, by receiver, with their codes.
     errors: Vec<(PeerId, String)>,
-    closed: Vec<(PeerId, CloseReason)>,
+    pub(crate) closed: Vec<(PeerId, CloseReason)>,
     pub(crate) answered: bool,
     pub(crate) pongs: usize,
     /// Who was told that the gateway is about to stop.

@@ -121,7 +121,9 @@ impl World {
             let code = code.unwrap_or_default();
             let is_too_large = code == "PAYLOAD_TOO_LARGE" && forecast.may_be_too_large;
             let is_unreadable = code == "INVALID_CONTEXT" && is_beyond_v2(&call["context"]);
-            let may_be = is_too_large || is_unreadable || self.may_refuse(peer, code);
+            let may_be = is_too_large
+                || is_unreadable
+                || self.may_refuse(peer, call["to"].as_str().unwrap_or_default(), code, tally);
             if !forecast.refusals.contains(&code) && !may_be {
                 return Err(format!("{call} is refused with {message}, expected {:?}", forecast.refusals));
             }

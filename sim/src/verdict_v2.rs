@@ -328,7 +328,9 @@ impl World {
                     Some("PAYLOAD_TOO_LARGE") => forecast.may_be_too_large,
                     // By an instance of version 1.
                     Some("SERIALIZATION_FAILED") => value_of(asked.codec, &call.payload).is_err(),
-                    Some(code) => forecast.refusals.contains(&code) || self.may_refuse(peer, code),
+                    Some(code) => {
+                        forecast.refusals.contains(&code) || self.may_refuse(peer, &forecast.prospect.to, code, tally)
+                    }
                     None => false,
                 };
             if is_right {
@@ -503,7 +505,9 @@ impl World {
                 let may_be_dropped = !forecast.refusals.is_empty()
                     || forecast.prospect.to == GATEWAY_SERVICE
                     || forecast.may_be_too_large
-                    || ["RESOURCE_EXHAUSTED", "OVERLOADED"].iter().any(|code| self.may_refuse(peer, code))
+                    || ["RESOURCE_EXHAUSTED", "OVERLOADED", "CONNECTION_LOST"]
+                        .iter()
+                        .any(|code| self.may_refuse(peer, &forecast.prospect.to, code, tally))
                     || value_of(frame.codec, &call.payload).is_err();
                 if tally.refused > 0 || ends > 1 || ends == 0 && !may_be_dropped {
                     return Err(format!("{ends} ends of {frame:?}"));

@@ -122,7 +122,8 @@ fn a_deadline_and_the_end_of_the_caller_are_seen_by_the_callee() {
         let _user = passing(place.builder("user"), &tell).connect().await.unwrap();
         let _role = passing(place.builder("role"), &tell).connect().await.unwrap();
         let order = place.client("order").await;
-        let options = CallOptions::new().timeout(Duration::from_millis(60));
+        // Long enough for both to have begun on a machine that is busy.
+        let options = CallOptions::new().timeout(Duration::from_secs(2));
         let error = order.call_with::<()>("user", "pass", ["role"], options).await.unwrap_err();
         assert_eq!(error.code(), &ErrorCode::Timeout);
         expect(&mut seen, ["user", "role"].map(begun).into()).await;
