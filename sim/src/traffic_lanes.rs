@@ -13,7 +13,7 @@ pub(crate) fn answer_offer(connection: &mut Connection, view: &View<'_>, rng: &m
     let number = connection.lane_offers.swap_remove(at);
     remember(&mut connection.lanes, number);
     let kinds: &[u8] = match rng.below(20) {
-        0 | 7 | 8 => &[],
+        0 | 7..=12 => &[],
         1 => &[wire_v2::LANE_READY, wire_v2::LANE_READY],
         2 => &[wire_v2::LANE_CLOSE],
         3 => &[wire_v2::LANE_CLOSE, wire_v2::LANE_READY],
