@@ -311,6 +311,8 @@ export class IPCClient extends TypedEmitter<IPCClientEvents> {
   ): void {
     const { service, method } = call;
     if (typeof service !== "string" || typeof method !== "string") {
+      // Who is not connected hears that first, as from the JavaScript library.
+      if (!this.connected && this.config.waitForService === 0) throw notConnected(service, method);
       throw invalid("the names of the service and of the method must be strings");
     }
     let timeoutMs = -1;
@@ -330,7 +332,7 @@ export class IPCClient extends TypedEmitter<IPCClientEvents> {
     }
     // A lane needs no gateway.
     if (!this.connected && waitMs === 0 && addon().canCall(this.native, service) === 0) {
-      throw new IPCError("Not connected to Gateway", IPCErrorCode.NOT_CONNECTED, { service, method });
+      throw notConnected(service, method);
     }
     if (signal?.aborted) throw cancelled(call, signal);
     let parentSlot = -1;
@@ -583,6 +585,10 @@ export class IPCClient extends TypedEmitter<IPCClientEvents> {
 let sharedReader: TapeReader | undefined;
 
 /** The reader of what all clients get. */
+function notConnected(service: unknown, method: unknown): IPCError {
+  return new IPCError("Not connected to Gateway", IPCErrorCode.NOT_CONNECTED, { service, method });
+}
+
 function reader(): TapeReader {
   if (sharedReader === undefined) {
     sharedReader = tapeReader(addon());
