@@ -2,7 +2,7 @@ import { decodeMsgpack, messageOf, reviveBinary } from "./codec";
 import { running, textOf } from "./context";
 import { asyncDispose, TypedEmitter } from "./emitter";
 import { IPCError, IPCErrorCode } from "./errors";
-import { cancelled, errorOf, pointless, stillAtWork } from "./failures";
+import { cancelled, errorOf, notConnected, pointless, stillAtWork } from "./failures";
 import {
   type Addon,
   addon,
@@ -312,7 +312,7 @@ export class IPCClient extends TypedEmitter<IPCClientEvents> {
     const { service, method } = call;
     if (typeof service !== "string" || typeof method !== "string") {
       // Who is not connected hears that first, as from the JavaScript library.
-      if (!this.connected && this.config.waitForService === 0) throw notConnected(service, method);
+      if (!this.connected && this.config.waitForService === 0) throw notConnected(call);
       throw invalid("the names of the service and of the method must be strings");
     }
     let timeoutMs = -1;
@@ -331,9 +331,7 @@ export class IPCClient extends TypedEmitter<IPCClientEvents> {
       }
     }
     // A lane needs no gateway.
-    if (!this.connected && waitMs === 0 && addon().canCall(this.native, service) === 0) {
-      throw notConnected(service, method);
-    }
+    if (!this.connected && waitMs === 0 && addon().canCall(this.native, service) === 0) throw notConnected(call);
     if (signal?.aborted) throw cancelled(call, signal);
     let parentSlot = -1;
     let parentGeneration = 0;
@@ -585,10 +583,6 @@ export class IPCClient extends TypedEmitter<IPCClientEvents> {
 let sharedReader: TapeReader | undefined;
 
 /** The reader of what all clients get. */
-function notConnected(service: unknown, method: unknown): IPCError {
-  return new IPCError("Not connected to Gateway", IPCErrorCode.NOT_CONNECTED, { service, method });
-}
-
 function reader(): TapeReader {
   if (sharedReader === undefined) {
     sharedReader = tapeReader(addon());

@@ -12,6 +12,10 @@ export function errorOf({ message, code, stack }: NativeFailure): IPCError {
   return new IPCError(message, code ?? IPCErrorCode.CONNECTION_FAILED, details);
 }
 
+export function notConnected({ service, method }: PendingCall): IPCError {
+  return new IPCError("Not connected to Gateway", IPCErrorCode.NOT_CONNECTED, { service, method });
+}
+
 /** The error of a call that was given up. */
 export function cancelled({ service, method }: PendingCall, { reason }: AbortSignal): IPCError {
   const why = `the call of ${service}.${method} was given up: ${messageOf(reason)}`;
