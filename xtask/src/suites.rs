@@ -29,6 +29,9 @@ pub(crate) enum Work {
     /// The tests that try every interleaving, in `crates/bro-lane/tests/loom.rs`. They are compiled apart, since all atomics of the crate
     /// are loom's then.
     Loom,
+    /// The tests of the crates that have `unsafe` code, and the fuzz targets, compiled for AddressSanitizer: a wrong access to memory ends the
+    /// test program.
+    Sanitized { packages: &'static [&'static str] },
     /// Examples in the documentation of the crates, and in the Markdown files that they include.
     Doctests,
     /// One of our own programs: success, and each of `expected` in its output, are one test.
@@ -98,6 +101,13 @@ pub(crate) const SUITES: &[Suite] = &[
         work: Work::Loom,
     },
     Suite {
+        name: "sanitized",
+        about: "unsafe code under AddressSanitizer: tests of the crates that have some, and the fuzz targets",
+        watchdog_s: 2400,
+        tests_min: 300,
+        work: Work::Sanitized { packages: &["bro-proto", "bro-lane", "bro-gateway", "bro-fuzz"] },
+    },
+    Suite {
         name: "doctests",
         about: "examples in documentation",
         watchdog_s: 1800,
@@ -148,6 +158,16 @@ pub(crate) const SUITES: &[Suite] = &[
         tests_min: 847,
         work: Work::Node { arguments: &[], prints_tap: true },
     },
+    Suite {
+        name: "node-sanitized",
+        about: "the addon under AddressSanitizer: what goes between JavaScript's memory, lanes and Rust",
+        watchdog_s: 2400,
+        tests_min: 100,
+        work: Work::Node {
+            arguments: &["--no-build", "--sanitized", "calls.test.mjs", "lanes.test.mjs"],
+            prints_tap: true,
+        },
+    },
 ];
 
 /// The tests of one crate.
@@ -187,7 +207,7 @@ pub(crate) const CRATES: &[CrateTests] = &[
     CrateTests::new("bro-bench", 16),
     // Needs a running Node: its tests are the suite `node`.
     CrateTests::new("bro-node", 0),
-    CrateTests::new("xtask", 41),
+    CrateTests::new("xtask", 42),
 ];
 
 /// Tests that may be left out: crate, test, reason. Any other ignored test is a failure.
