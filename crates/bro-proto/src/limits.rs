@@ -194,6 +194,8 @@ pub const SOCKET_PATH_BYTES_MAX: usize = 107;
 pub const LISTEN_BACKLOG: i32 = 4096;
 /// How long a gateway does not accept after it ran out of file descriptors or memory for it, in milliseconds.
 pub const ACCEPT_BACKOFF_MS: u64 = 250;
+/// What a gateway does of what is overdue before it looks at its sockets again: calls that end at the same moment must not hold up all others.
+pub const TIMERS_PER_INPUT_MAX: usize = 4096;
 /// A gateway that wakes up so much too late looks at its sockets once more before it does what is overdue, in milliseconds.
 pub const LOOK_AGAIN_MS: u64 = 20;
 /// A gateway that wakes up so much too late was not running: nobody could be heard meanwhile, in milliseconds.
