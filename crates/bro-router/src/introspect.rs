@@ -272,7 +272,7 @@ impl Router {
             write_json_string(&mut out, &service.name);
         }
         out.extend_from_slice(b"],\"users\":[");
-        self.write_users(&mut out);
+        self.write_users(asker, &mut out);
         out.extend_from_slice(b"],\"waitedFor\":{");
         let seen = self.parked.waited_for().filter(|(name, _)| self.may_see(asker, name));
         for (at, (name, waiters)) in seen.take(WAITED_FOR_SHOWN_MAX).enumerate() {
@@ -293,9 +293,11 @@ impl Router {
         out
     }
 
-    /// Those with most memory, as many as a status can show.
-    fn write_users(&self, out: &mut Vec<u8>) {
-        for (at, user) in self.users().iter().take(USERS_SHOWN_MAX).enumerate() {
+    /// Those with most memory, as many as a status can show, of those that the asker may know of.
+    fn write_users(&self, asker: u32, out: &mut Vec<u8>) {
+        let users = self.users();
+        let seen = users.iter().filter(|user| self.may_see_user(asker, user.uid));
+        for (at, user) in seen.take(USERS_SHOWN_MAX).enumerate() {
             out.extend_from_slice(if at == 0 { b"{" } else { b",{" });
             if let Some(uid) = user.uid {
                 out.extend_from_slice(format!("\"uid\":{uid},").as_bytes());
