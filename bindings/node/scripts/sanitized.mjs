@@ -1,6 +1,6 @@
 // An addon that AddressSanitizer watches, and what a process needs to load it. Linux with gcc only: Node is not built for it, so
 // the sanitizer's own library, which comes with gcc, is loaded before everything else.
-import { execFileSync } from "node:child_process";
+import { execFileSync, spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { checkout } from "./paths.mjs";
@@ -18,7 +18,11 @@ export function buildSanitized() {
     CARGO_PROFILE_DEV_OPT_LEVEL: "1",
   };
   execFileSync(process.env.CARGO ?? "cargo", flags, { cwd: checkout, env, stdio: ["ignore", "inherit", "inherit"] });
-  return join(folder, target, "debug/libbro_node.so");
+  const addon = join(folder, target, "debug/libbro_node.so");
+  // One that is watched calls the sanitizer, and so cannot be loaded without it.
+  const load = ["-e", "process.dlopen(module, process.argv[1])", addon];
+  if (spawnSync(process.execPath, load, { stdio: "ignore" }).status === 0) throw new Error(`${addon} is not watched`);
+  return addon;
 }
 
 /** What a Node process needs in its environment. */
