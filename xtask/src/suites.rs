@@ -175,7 +175,7 @@ impl CrateTests {
 pub(crate) const CRATES: &[CrateTests] = &[
     CrateTests::new("bro-proto", 131),
     CrateTests::new("bro-policy", 10),
-    CrateTests::new("bro-router", 145),
+    CrateTests::new("bro-router", 146),
     CrateTests::new("bro-session", 140),
     CrateTests::new("bro-lane", 44),
     CrateTests::new("bro-gateway", 89),
