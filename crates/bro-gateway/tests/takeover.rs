@@ -391,6 +391,23 @@ fn what_an_old_gateway_says_is_not_believed() {
         old.join().unwrap();
     }
     assert!(reasons.len() > 5, "{reasons:?}");
+    // What it says of its connections is not what its router says of its peers. The connections stand last.
+    for (key, lie, says) in [
+        (&b"\xa4slot"[..], 7, "a connection is that of another peer"),
+        (b"\xaageneration", 7, "a connection is that of another peer"),
+        (b"\xa9is_paused", 0xc3, "a connection's queue is not what its peer is charged for"),
+        (b"\xacqueued_bytes", 7, "a connection's queue is not what its peer is charged for"),
+        (b"\xadpartial_bytes", 7, "a connection is in the middle of a frame, and its peer is not"),
+    ] {
+        let mut bytes = all.clone();
+        let at =
+            bytes.windows(key.len()).rposition(|window| window == key).expect("the connections say so") + key.len();
+        bytes[at] = lie;
+        let old = play_old(&directory, accepted.clone(), bytes);
+        let why = refusal(successor(&directory.socket()));
+        assert!(why.contains(says), "{why}");
+        old.join().unwrap();
+    }
     let later = with_format(&all, 99);
     let old = play_old(&directory, accepted, later);
     let why = refusal(successor(&directory.socket()));
