@@ -5,7 +5,7 @@ mod oracle;
 
 use crate::{targets_state, targets_v2};
 use bro_proto::frame::{Cut, Deframer, Oversize, announced_bytes};
-use bro_proto::limits::FRAME_PREFIX_BYTES;
+use bro_proto::limits::{FRAME_PREFIX_BYTES, OVERSIZE_BYTES_MAX, OVERSIZE_HEAD_BYTES};
 use bro_proto::v1::rewrite::{TranscodeError, rewrite, transcode};
 use bro_proto::v1::{Encoding, Payload, decode, message, scan};
 

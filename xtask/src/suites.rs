@@ -175,15 +175,15 @@ impl CrateTests {
 pub(crate) const CRATES: &[CrateTests] = &[
     CrateTests::new("bro-proto", 134),
     CrateTests::new("bro-policy", 10),
-    CrateTests::new("bro-router", 149),
+    CrateTests::new("bro-router", 152),
     CrateTests::new("bro-session", 145),
-    CrateTests::new("bro-lane", 43),
+    CrateTests::new("bro-lane", 44),
     CrateTests::new("bro-gateway", 91),
     CrateTests::new("ipc-bro", 82),
     CrateTests::new("bro-testing", 106).with_bro(),
     CrateTests { name: "bro-sim", tests_min: 4, is_release: true, needs_bro: false },
     CrateTests::new("bro-fuzz", 15),
-    CrateTests::new("bro", 31).with_bro(),
+    CrateTests::new("bro", 32).with_bro(),
     CrateTests::new("bro-bench", 16),
     // Needs a running Node: its tests are the suite `node`.
     CrateTests::new("bro-node", 0),

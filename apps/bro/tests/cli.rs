@@ -151,6 +151,34 @@ fn a_failed_call_ends_with_1_and_its_code_on_stderr() {
     assert_fails(&world.bro(&["wait-for", "nobody", "--timeout", "200ms"]), 1, "TIMEOUT");
 }
 
+/// Services that say so much of themselves that one answer does not hold the list.
+#[test]
+fn a_list_that_is_too_long_for_one_answer_is_put_together() {
+    use std::io::{Read, Write};
+    let world = World::with_role_service();
+    let methods: Vec<String> = (0..4000).map(|number| format!("{number:0220}")).collect();
+    let mut peers = Vec::new();
+    for number in 0..6 {
+        let register =
+            serde_json::json!({"type": "REGISTER", "serviceName": format!("wordy-{number}"), "methods": methods});
+        let body = register.to_string();
+        let mut peer = std::os::unix::net::UnixStream::connect(world.socket()).unwrap();
+        peer.write_all(&u32::try_from(body.len()).unwrap().to_be_bytes()).unwrap();
+        peer.write_all(body.as_bytes()).unwrap();
+        peer.read_exact(&mut [0; 4]).unwrap();
+        peers.push(peer);
+    }
+    let listed = world.bro(&["ls"]);
+    assert_eq!(listed.status.code(), Some(0), "{}", text(&listed.stderr));
+    let listed = text(&listed.stdout);
+    assert!(listed.contains("role-service") && listed.contains("wordy-0") && listed.contains("wordy-5"));
+    let notified = world.bro(&["notify", "nobody", "get"]);
+    assert_eq!(notified.status.code(), Some(1));
+    assert!(text(&notified.stderr).contains("SERVICE_NOT_FOUND"), "{}", text(&notified.stderr));
+    let notified = world.bro(&["notify", "wordy-3", "get"]);
+    assert!(text(&notified.stderr).contains("METHOD_NOT_FOUND"), "{}", text(&notified.stderr));
+}
+
 #[test]
 fn ls_and_status_tell_who_is_there() {
     let world = World::with_role_service();

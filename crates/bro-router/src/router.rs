@@ -18,7 +18,7 @@ use crate::takeover::TakeoverRequest;
 use crate::timers::{Timer, Timers};
 use crate::view::LoopView;
 use bro_proto::frame::FrameError;
-use bro_proto::limits::{FRAME_PREFIX_BYTES, HEARTBEATS_MISSED_MAX};
+use bro_proto::limits::{FRAME_PREFIX_BYTES, HEARTBEATS_MISSED_MAX, TIMERS_PER_INPUT_MAX};
 use bro_proto::rng::Rng;
 use bro_proto::v1::{self, Encoding, Kind};
 use bro_proto::v2;
@@ -242,9 +242,11 @@ impl Router {
         self.settle(now, out);
     }
 
-    /// Does everything that is due.
+    /// Does what is due, up to [`TIMERS_PER_INPUT_MAX`] things at once. Where there are more, [`Router::wakeup_ms`] says that it is to be called
+    /// again; other inputs may come in between.
     pub fn handle_time(&mut self, now: Now, out: &mut impl Outbox) {
-        while let Some(timer) = self.timers.expire(now.mono_ms()) {
+        for _ in 0..TIMERS_PER_INPUT_MAX {
+            let Some(timer) = self.timers.expire(now.mono_ms()) else { break };
             self.expire(timer, now, out);
             self.settle(now, out);
         }

@@ -351,6 +351,23 @@ fn names_are_shown_to_those_who_may_use_them() {
     assert_eq!(gateway.router.parked_len(), 1, "that of the owner");
 }
 
+/// `status` told everybody who may connect which users there are, and what each has.
+#[test]
+fn users_are_shown_to_themselves_and_to_those_who_watch_or_administer() {
+    for (rights, seen) in [("", vec![WEB]), ("watch = true", vec![WEB, ORDER]), ("administer = true", vec![WEB, ORDER])]
+    {
+        let rules = format!(
+            "[[rules]]\nusers = [{WEB}]\nown = [\"web\"]\n{rights}\n[[rules]]\nusers = [{ORDER}]\nown = [\"order\"]"
+        );
+        let mut gateway = Gateway::ruled_by(&rules);
+        let (web, _order) = (gateway.service_of(WEB, "web"), gateway.service_of(ORDER, "order"));
+        let users = gateway.ask(web, "status", json!({}))["data"]["users"].clone();
+        let mut uids: Vec<u64> = users.as_array().unwrap().iter().filter_map(|user| user["uid"].as_u64()).collect();
+        uids.sort_unstable();
+        assert_eq!(uids, seen.iter().map(|&uid| u64::from(uid)).collect::<Vec<_>>(), "{rights}");
+    }
+}
+
 #[test]
 fn who_waits_for_what_it_may_not_know_any_more_is_told_so() {
     let mut gateway = Gateway::ruled_by(

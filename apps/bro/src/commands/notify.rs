@@ -5,6 +5,7 @@ use crate::cli::NotifyArgs;
 use crate::connection::Connection;
 use crate::exit::Failure;
 use bro_proto::limits::GATEWAY_SERVICE;
+use ipc_bro::ErrorCode;
 use serde::Deserialize;
 use serde_json::json;
 use std::time::Duration;
@@ -25,7 +26,7 @@ pub async fn run(args: NotifyArgs) -> Result<(), Failure> {
     let params = params(args.params.as_deref())?;
     let connection = Connection::open(&args.socket.socket, Duration::ZERO).await?;
     // Nobody answers a notification, so what is mistyped is found out beforehand. A gateway that cannot be asked is no hindrance.
-    let known = connection.client().call::<Services>(GATEWAY_SERVICE, "services", json!({})).await;
+    let known = known(&connection, &args.service).await;
     let mistake = known.ok().and_then(|known| mistake(&known.services, &args));
     let sent = match &mistake {
         Some(_) => Ok(()),
@@ -34,6 +35,20 @@ pub async fn run(args: NotifyArgs) -> Result<(), Failure> {
     connection.close().await;
     sent?;
     mistake.map_or(Ok(()), |mistake| Err(Failure::local(mistake)))
+}
+
+/// The services that are connected; only the one that is meant, where there are too many for one answer.
+async fn known(connection: &Connection, service: &str) -> Result<Services, ipc_bro::Error> {
+    let client = connection.client();
+    match client.call::<Services>(GATEWAY_SERVICE, "services", json!({})).await {
+        Err(error) if *error.code() == ErrorCode::PayloadTooLarge => {}
+        known => return known,
+    }
+    match client.call::<Service>(GATEWAY_SERVICE, "service", json!({ "name": service })).await {
+        Ok(service) => Ok(Services { services: vec![service] }),
+        Err(error) if *error.code() == ErrorCode::ServiceNotFound => Ok(Services { services: Vec::new() }),
+        Err(error) => Err(error),
+    }
 }
 
 fn mistake(services: &[Service], args: &NotifyArgs) -> Option<String> {
