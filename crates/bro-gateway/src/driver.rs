@@ -352,7 +352,8 @@ impl Driver {
     /// Reads once from a connection, and routes every frame that is whole.
     fn read(&mut self, peer: PeerId, budget: usize) -> Read {
         let Some((mut deframer, socket)) = self.conns.reading(peer) else { return Read::Ended };
-        let result = match deframer.room(DIRECT_READ_BYTES_MIN) {
+        let was_skipping = deframer.skipping_bytes() > 0;
+        let result = match deframer.room(DIRECT_READ_BYTES_MIN, self.shared.frame_bytes_max) {
             Some(room) => recv(socket, spare_capacity(room), RecvFlags::empty()).map(|(_, count)| (count, 0, 0..0)),
             None => self.buffers.read(socket, budget).map(|(buffer, range)| (range.len(), buffer, range)),
         };
@@ -391,6 +392,9 @@ impl Driver {
                     self.router.handle_frame(peer, &mut frame, self.now, &mut self.conns);
                     self.frames.push(Bytes::from(frame));
                 }
+                CutPlace::Oversize(oversize) => {
+                    self.router.handle_oversize(peer, &oversize, self.now, &mut self.conns);
+                }
             }
             self.conns.pending.end_frame();
             if !self.conns.is_open(peer) {
@@ -401,9 +405,12 @@ impl Driver {
                 report_written(&mut self.router, &mut self.conns, self.now);
             }
         }
-        let is_mid_frame = deframer.is_mid_frame();
+        let (is_mid_frame, is_skipping) = (deframer.is_mid_frame(), deframer.skipping_bytes() > 0);
         if !self.conns.restore(peer, deframer) {
             return Read::Ended;
+        }
+        if was_skipping && !is_skipping {
+            self.router.handle_partial(peer, false, self.now); // what follows is another frame
         }
         self.router.handle_partial(peer, is_mid_frame, self.now);
         if let Some(bytes) = self.conns.kept_bytes(peer) {

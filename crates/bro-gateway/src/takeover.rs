@@ -57,6 +57,10 @@ struct ConnState {
     is_paused: bool,
     /// Bytes of a frame whose end has not arrived.
     partial_bytes: u64,
+    /// Bytes of a frame above the limit that are still to be skipped. A gateway that does not know this field refuses to take over a connection
+    /// where it is not 0: there is no unfinished frame, and the router says that there is one.
+    #[serde(default)]
+    skipping_bytes: u64,
     /// Bytes that its socket did not take.
     queued_bytes: u64,
 }

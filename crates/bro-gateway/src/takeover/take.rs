@@ -47,6 +47,7 @@ pub(crate) struct TakenConn {
     pub(crate) socket: OwnedFd,
     pub(crate) is_paused: bool,
     pub(crate) partial: Vec<u8>,
+    pub(crate) skipping_bytes: usize,
     pub(crate) queued: Vec<u8>,
 }
 
@@ -161,8 +162,9 @@ fn receive(link: &Link, path: &Path, config: RouterConfig) -> Result<Taken, Star
     let file = socket_file.map(|identity| SocketFile::adopt(path, identity)).transpose()?;
     let listener = Listener { file, socket: next() };
     let conns = conns.into_iter().zip(texts).map(|(conn, (partial, queued))| {
-        let ConnState { slot, generation, is_paused, partial_bytes: _, queued_bytes: _ } = conn;
-        TakenConn { peer: PeerId { slot, generation }, socket: next(), is_paused, partial, queued }
+        let ConnState { slot, generation, is_paused, partial_bytes: _, skipping_bytes, queued_bytes: _ } = conn;
+        let skipping_bytes = usize::try_from(skipping_bytes).expect("at most what a prefix announces");
+        TakenConn { peer: PeerId { slot, generation }, socket: next(), is_paused, partial, skipping_bytes, queued }
     });
     let conns = conns.collect();
     let lingering = lingering.into_iter().zip(linger_texts).map(|(linger, queued)| {
@@ -188,8 +190,12 @@ fn check(state: &RouterState, conns: &[ConnState]) -> Result<(), &'static str> {
         if conn.queued_bytes != peer.queued_bytes || conn.is_paused != peer.is_paused {
             return Err("a connection's queue is not what its peer is charged for");
         }
-        if (conn.partial_bytes > 0) != peer.is_mid_frame || conn.partial_bytes > u64::from(u32::MAX) {
+        let (partial_bytes, skipping_bytes) = (conn.partial_bytes, conn.skipping_bytes);
+        if (partial_bytes > 0 || skipping_bytes > 0) != peer.is_mid_frame {
             return Err("a connection is in the middle of a frame, and its peer is not");
+        }
+        if partial_bytes.max(skipping_bytes) > u64::from(u32::MAX) || partial_bytes.min(skipping_bytes) > 0 {
+            return Err("a connection is in the middle of no frame that there can be");
         }
     }
     Ok(())
