@@ -361,7 +361,7 @@ impl Router {
     }
 
     /// Any frame is a sign of life, for the connection and for its service.
-    fn touch(&mut self, slot: u32, now: Now) {
+    pub(crate) fn touch(&mut self, slot: u32, now: Now) {
         let peer = &mut self.peers[slot];
         peer.last_frame_at_ms = now.wall_ms;
         peer.last_frame_ms = now.mono_ms();
@@ -375,7 +375,7 @@ impl Router {
         }
     }
 
-    fn end_partial(&mut self, slot: u32) {
+    pub(crate) fn end_partial(&mut self, slot: u32) {
         let peer = &mut self.peers[slot];
         // Only then there is a timer.
         if std::mem::take(&mut peer.is_mid_frame)
@@ -385,7 +385,7 @@ impl Router {
         }
     }
 
-    fn refuse_stream(&mut self, slot: u32, error: &FrameError, now: Now, out: &mut impl Outbox) {
+    pub(crate) fn refuse_stream(&mut self, slot: u32, error: &FrameError, now: Now, out: &mut impl Outbox) {
         self.counters.malformed += 1;
         self.counters.refused_too_large += 1;
         let message = format!("{error}; the connection will be closed");
