@@ -88,7 +88,8 @@ function makeProject(folder, tarball) {
   mkdirSync(folder, { recursive: true });
   writeFileSync(join(folder, "package.json"), '{ "private": true }\n');
   npm(folder, "install", "--offline", "--no-package-lock", tarball);
-  if (isSanitized) cpSync(buildSanitized(), join(folder, "node_modules/ipc-bro/prebuilt", basename(binaries), "ipc-bro.node"));
+  if (isSanitized)
+    cpSync(buildSanitized(), join(folder, "node_modules/ipc-bro/prebuilt", basename(binaries), "ipc-bro.node"));
   const installed = readdirSync(join(folder, "node_modules")).filter((name) => !name.startsWith("."));
   if (installed.join() !== "ipc-bro") throw new Error(`more than the package was installed: ${installed}`);
 }
