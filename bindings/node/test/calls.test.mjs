@@ -249,7 +249,10 @@ describe("errors", () => {
     const { order } = await pair(t, { big: () => "x".repeat(34 * 1024 * 1024), echo: (n) => n });
     assert.equal(await codeOf(order.call("user", "big", null)), "PAYLOAD_TOO_LARGE");
     const large = order.call("user", "echo", "x".repeat(34 * 1024 * 1024));
-    await assert.rejects(large, { code: "PAYLOAD_TOO_LARGE", message: /has 356515\d\d bytes, at most 33554432 are accepted/ });
+    await assert.rejects(large, {
+      code: "PAYLOAD_TOO_LARGE",
+      message: /has 356515\d\d bytes, at most 33554432 are accepted/,
+    });
     assert.equal(await order.call("user", "echo", 1), 1);
   });
 });
