@@ -30,10 +30,11 @@ impl Router {
     }
 
     fn check_peers(&self) -> usize {
-        let (mut count, mut charged, mut timers) = (0, 0, 0);
+        let (mut count, mut charged, mut queued, mut timers) = (0, 0, 0, 0);
         for slot in self.peers.live() {
             let peer = &self.peers[slot];
             count += 1;
+            queued += peer.queued_bytes;
             charged += PEER_CHARGE_BYTES + peer.queued_bytes + peer.kept_bytes + peer.table_bytes;
             let pending = [peer.register_timer, peer.partial_timer, peer.stall_timer];
             timers += pending.iter().filter(|timer| timer.is_some()).count();
@@ -64,6 +65,7 @@ impl Router {
             assert_eq!(self.parked.list_len(peer.parked.head), peer.parked.len as usize);
         }
         assert_eq!(count, self.peers.len());
+        assert_eq!(queued, self.peers.queued_bytes(), "the sum of the queues is kept");
         let states = self.peers.live().filter_map(|slot| self.peers[slot].v2.as_ref());
         assert_eq!(states.map(|state| state.route_bytes()).sum::<usize>(), self.peers.route_bytes);
         let accounts = &self.peers.accounts;
