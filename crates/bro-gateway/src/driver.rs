@@ -17,6 +17,7 @@ use crate::lanes::hand_out;
 use crate::linger::{Lingering, cut_off};
 use crate::pace::Pace;
 use crate::socket_file::SocketFile;
+use crate::spare::Spare;
 use bro_proto::frame::CutPlace;
 use bro_proto::{Now, limits};
 use bro_router::{CloseReason, EventMask, PeerId, Router};
@@ -86,6 +87,7 @@ pub(crate) struct Driver {
     alarm: Alarm,
     now: Now,
     pace: Pace,
+    spare: Spare,
     /// Who is told that this thread goes round, and when the next time.
     pulse: Option<(Pulse, u64)>,
     /// Connections that can be read from in this wakeup.
@@ -129,6 +131,7 @@ impl Driver {
         mut clock: Clock,
         mut router: Router,
         drain_timeout_ms: u64,
+        returns_memory: bool,
     ) -> io::Result<Driver> {
         epoll::add(&epoll, &listener.socket, own_token(OWN_LISTENER), EventFlags::IN)?;
         epoll::add(&epoll, &shared.wake, own_token(OWN_WAKE), EventFlags::IN)?;
@@ -157,6 +160,7 @@ impl Driver {
             alarm,
             now,
             pace: Pace::new(),
+            spare: Spare::new(returns_memory),
             pulse: None,
             readable: Vec::new(),
             is_woken: false,
@@ -199,6 +203,7 @@ impl Driver {
             self.beat();
             self.conns.journal.deliver();
             self.end_wakeup(readable_len);
+            self.give_back_memory();
             if let Some(ending) = self.hand_over_if_asked() {
                 return Ok(ending);
             }
@@ -291,7 +296,8 @@ impl Driver {
         let router_us = self.router.wakeup_ms().map(|at| at.saturating_mul(1000));
         let router_us = router_us.map(|at_us| at_us.max(self.catch_up_until_us.unwrap_or(0)));
         let beat_us = self.pulse.as_ref().map(|(_, next_us)| *next_us);
-        let next_us = [router_us, self.accept_again_us, self.lingering.wakeup_us(), self.ends_at_us, beat_us];
+        let spare_us = self.spare.wakeup_us();
+        let next_us = [router_us, self.accept_again_us, self.lingering.wakeup_us(), self.ends_at_us, beat_us, spare_us];
         next_us.into_iter().flatten().min().map(|at_us| at_us.max(self.now.mono_us))
     }
 
@@ -327,6 +333,14 @@ impl Driver {
             self.router.handle_warning(&warning, self.now, &mut self.conns);
             self.flush();
             self.conns.journal.deliver();
+        }
+    }
+
+    fn give_back_memory(&mut self) {
+        let kept_bytes = self.router.memory_bytes();
+        self.spare.note(kept_bytes, self.now.mono_us);
+        if self.spare.is_due(self.now.mono_us) {
+            self.spare.give_back(kept_bytes, || self.clock.mono_us());
         }
     }
 

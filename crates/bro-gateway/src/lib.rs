@@ -21,6 +21,7 @@
 //! | `conns`, `outgoing`, `inbox` | connections, bytes going out, bytes coming in |
 //! | `lanes` | making lanes, and handing them to two peers |
 //! | `linger` | closing without losing the last bytes |
+//! | `spare` | memory that is free, and that the allocator holds back |
 //! | `takeover`, `driver/hand_over` | everything goes to another gateway, and nobody notices |
 //! | `journal` | what is logged, and what is handed to the embedding program |
 //!
@@ -45,6 +46,7 @@ mod outgoing;
 mod pace;
 mod policy;
 mod socket_file;
+mod spare;
 mod takeover;
 
 pub use bro_policy::{Policy, PolicyError};

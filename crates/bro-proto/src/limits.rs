@@ -141,6 +141,12 @@ pub const CONNECT_RATE_PER_S: u32 = 1_000;
 pub const MEMORY_STALL_MS: u64 = 1_000;
 /// While memory is short, those who hold most are looked for at most once in this time, in milliseconds.
 pub const MEMORY_SEARCH_INTERVAL_MS: u64 = 10;
+/// When so many bytes fewer are kept for peers than before, a gateway gives free memory back to the system.
+pub const SPARE_BYTES_MIN: usize = 1024 * 1024;
+/// How long it waits until it does so, in milliseconds: more may go meanwhile.
+pub const SPARE_AFTER_MS: u64 = 1_000;
+/// It waits at least so many times as long as that took the last time: this bounds which part of the time it takes.
+pub const SPARE_TIME_PARTS: u64 = 100;
 /// An unfinished frame of so many bytes is kept although memory is short: it may be an answer.
 pub const PARTIAL_FREE_BYTES: usize = 64 * 1024;
 /// Half as much again as [`QUEUE_CALLS_BYTES_MAX`] may be queued to a callee by callers of which none has so many calls in flight.

@@ -168,7 +168,7 @@ fn read_config(path: &Path) -> Result<ConfigFile, Failure> {
 }
 
 fn merge(args: GatewayArgs, file: ConfigFile, debug: bool) -> Result<GatewayConfig, Failure> {
-    let mut config = GatewayConfig { debug, takeover: args.takeover, ..GatewayConfig::default() };
+    let mut config = GatewayConfig { debug, takeover: args.takeover, returns_memory: true, ..GatewayConfig::default() };
     config.router.hands_over = true;
     if let Some(socket) = args.socket.or(file.socket) {
         config.socket_path = socket;
