@@ -551,6 +551,7 @@ impl Driver {
             peers: self.router.peers_len(),
             in_flight: self.router.in_flight_len(),
             lanes: self.router.lanes_len(),
+            lane_bytes: self.router.lane_bytes(),
             queued_bytes: self.router.charged_bytes(),
             memory_bytes: self.router.memory_bytes(),
             memory_max: self.shared.memory_max,

@@ -56,6 +56,8 @@ pub struct Status {
     pub in_flight: usize,
     /// Lanes between two peers, in use or about to be.
     pub lanes: usize,
+    /// Bytes of shared memory that these lanes take when they are used to the full; it is not the gateway's.
+    pub lane_bytes: usize,
     /// Bytes that peers have not taken yet.
     pub queued_bytes: usize,
     /// Bytes that are kept for peers in whatever form, and how many there may be.

@@ -98,6 +98,10 @@ pub const SECTIONS_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub const LANES_MAX: usize = 1024;
 /// Most lanes of one connection.
 pub const LANES_PER_PEER_MAX: usize = 64;
+/// Bytes of shared memory that all lanes of one gateway may take when they are used to the full.
+pub const LANES_BYTES_MAX: usize = 2 * 1024 * 1024 * 1024;
+/// Bytes of shared memory that the lanes of one connection may take: as many of default size as it may have.
+pub const LANES_BYTES_PER_PEER_MAX: usize = LANES_PER_PEER_MAX * LANE_BYTES;
 /// Calls from one peer to another within [`LANE_BUSY_WINDOW_MS`] that make the gateway offer them a lane.
 pub const LANE_BUSY_CALLS: u32 = 256;
 /// Window in which these calls are counted, in milliseconds.
@@ -249,6 +253,10 @@ pub const LANE_RING_BYTES_MIN: usize = 4096;
 pub const LANE_RING_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Default bytes of a lane's arena, one for each direction, through which large records go. Its pages take memory once used.
 pub const LANE_ARENA_BYTES: usize = 4 * 1024 * 1024;
+/// What comes before the rings in a lane's memory, in bytes: a page.
+pub const LANE_HEAD_BYTES: usize = 4096;
+/// Bytes of shared memory of a lane of default size, all of it used.
+pub const LANE_BYTES: usize = LANE_HEAD_BYTES + 2 * (LANE_RING_BYTES + LANE_ARENA_BYTES);
 /// Smallest arena of a lane, in bytes.
 pub const LANE_ARENA_BYTES_MIN: usize = 64 * 1024;
 /// Largest arena of a lane, in bytes.
@@ -292,6 +300,10 @@ const _: () = {
     assert!(WAITING_CALLS_MAX < IN_FLIGHT_PER_PEER_MAX, "calls that wait leave room for others");
     assert!(SERVICE_WAIT_MS < CALL_TIMEOUT_MS && SERVICE_WAIT_RETRY_MS <= SERVICE_WAIT_RETRY_MAX_MS);
     assert!(POLICY_RULES_MAX <= u16::MAX as usize, "rights name rules by 16 bits");
+    assert!(
+        LANES_BYTES_PER_PEER_MAX < LANES_BYTES_MAX / 100 * UID_SHARE_PERCENT as usize,
+        "one connection leaves others some"
+    );
     assert!(LANE_RING_BYTES_MIN <= LANE_RING_BYTES && LANE_RING_BYTES <= LANE_RING_BYTES_MAX);
     assert!(LANE_RING_BYTES_MIN.is_power_of_two() && LANE_RING_BYTES.is_power_of_two());
     assert!(LANE_ARENA_BYTES_MIN <= LANE_ARENA_BYTES && LANE_ARENA_BYTES <= LANE_ARENA_BYTES_MAX);

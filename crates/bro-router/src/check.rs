@@ -7,8 +7,8 @@ use crate::parked::Wait;
 use crate::peers::{NIL, UNPOOLED};
 use crate::router::Router;
 use bro_proto::limits::{
-    EVENT_LOG_BYTES_MAX, EVENT_LOG_LEN_MAX, LANES_MAX, LANES_PER_PEER_MAX, PARKED_MAX, PEER_CHARGE_BYTES,
-    REGISTRY_BYTES_MAX, ROUTES_BYTES_MAX,
+    EVENT_LOG_BYTES_MAX, EVENT_LOG_LEN_MAX, LANES_BYTES_PER_PEER_MAX, LANES_MAX, LANES_PER_PEER_MAX, PARKED_MAX,
+    PEER_CHARGE_BYTES, REGISTRY_BYTES_MAX, ROUTES_BYTES_MAX,
 };
 
 impl Router {
@@ -82,6 +82,7 @@ impl Router {
             (Resource::Sections, self.calls.section_bytes()),
             (Resource::Parked, self.parked.len()),
             (Resource::Lanes, self.lanes.len()),
+            (Resource::LaneBytes, self.lanes.iter().map(|(_, lane)| lane.bytes()).sum()),
         ];
         for (resource, total) in totals {
             assert_eq!(accounts.total(resource), total, "what is charged as {resource:?} is there");
@@ -165,6 +166,7 @@ impl Router {
                 let state = self.peers[end].v2.as_ref().expect("peers with lanes speak version 2");
                 assert_eq!(state.lanes.iter().filter(|&&lane| lane == index).count(), 1);
                 assert!(state.lanes.len() <= LANES_PER_PEER_MAX);
+                assert!(self.lanes.bytes_of(&state.lanes) <= LANES_BYTES_PER_PEER_MAX);
             }
             let same = self.lanes.iter().filter(|(_, other)| other.number() == lane.number()).count();
             assert_eq!(same, 1, "a number names one lane");
