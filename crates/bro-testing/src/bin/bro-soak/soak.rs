@@ -5,7 +5,7 @@ use crate::chaos::{Chaos, Deck, Done, KINDS};
 use crate::intruder::{Act, intrude};
 use crate::plan::callee_name;
 use crate::report::Report;
-use crate::rest::{REST_ROUNDS, Rests, idle_memory_kib};
+use crate::rest::{REST_ROUNDS, Rests, idle_memory_kib, low_kib};
 use crate::worker::{Role, Spec, Worker};
 use bro_proto::rng::Rng;
 use bro_testing::gateway::GatewayOptions;
@@ -470,11 +470,4 @@ impl Soak<'_> {
 fn choose<T>(workers: &mut [T], choice: u64) -> &mut T {
     let index = usize::try_from(choice % workers.len() as u64).expect("a small number");
     &mut workers[index]
-}
-
-/// What a quarter of the samples are below.
-fn low_kib(samples: &[u64]) -> u64 {
-    let mut sorted = samples.to_vec();
-    sorted.sort_unstable();
-    sorted[sorted.len() / 4]
 }
