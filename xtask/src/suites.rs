@@ -175,7 +175,7 @@ impl CrateTests {
 pub(crate) const CRATES: &[CrateTests] = &[
     CrateTests::new("bro-proto", 135),
     CrateTests::new("bro-policy", 10),
-    CrateTests::new("bro-router", 153),
+    CrateTests::new("bro-router", 154),
     CrateTests::new("bro-session", 145),
     CrateTests::new("bro-lane", 44),
     CrateTests::new("bro-gateway", 91),
