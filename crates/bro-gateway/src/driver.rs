@@ -94,6 +94,8 @@ pub(crate) struct Driver {
     is_accepting: bool,
     /// Set when the gateway is stopping: when it ends at the latest.
     ends_at_us: Option<u64>,
+    /// Only processes of this one's control group may take over.
+    is_service: bool,
     /// Set when this gateway has taken over: from which process, and when that one's loop stood still.
     taken_over: Option<(u32, Now)>,
 }
@@ -162,6 +164,7 @@ impl Driver {
             is_woken: false,
             is_accepting: false,
             ends_at_us: None,
+            is_service: false,
             taken_over: None,
         })
     }
@@ -169,6 +172,11 @@ impl Driver {
     /// From now on `pulse` hears that this thread goes round.
     pub(crate) fn set_pulse(&mut self, pulse: Pulse) {
         self.pulse = Some((pulse, self.now.mono_us));
+    }
+
+    /// Whether only processes of this one's control group may take over.
+    pub(crate) fn set_is_service(&mut self, is_service: bool) {
+        self.is_service = is_service;
     }
 
     /// Serves until told to stop. An error is the operating system's.

@@ -2,7 +2,7 @@
 
 mod common;
 
-use bro_gateway::{Gateway, GatewayConfig, RouterConfig, StartError, StopReason};
+use bro_gateway::{Embedding, Gateway, GatewayConfig, RouterConfig, StartError, StopReason, Takeover};
 use bro_proto::limits;
 use common::{RawPeer, TempDir, frame, until};
 use serde_json::{Value, json};
@@ -22,7 +22,7 @@ fn start() -> (TempDir, Gateway) {
 }
 
 fn successor(socket: &Path) -> Result<Gateway, StartError> {
-    Gateway::start(GatewayConfig { takeover: true, ..config(socket) })
+    Gateway::start(GatewayConfig { takeover: Takeover::IfRunning, ..config(socket) })
 }
 
 /// The gateway that takes over; the other one must have ended by that.
@@ -233,6 +233,37 @@ fn who_does_not_hand_over_goes_on() {
     assert_goes_on(&gateway, &mut caller, &mut callee);
     assert_eq!(directory.entries(), ["gateway.sock"]);
     gateway.stop().unwrap();
+}
+
+/// A gateway that was started to take over started beside the running one, where it did not find that at its path.
+#[test]
+fn who_is_to_take_over_from_one_gateway_takes_nothing_else() {
+    let (directory, gateway) = start();
+    let from = |pid: u32, socket: &Path| {
+        refusal(Gateway::start(GatewayConfig { takeover: Takeover::From(pid), ..config(socket) }))
+    };
+    let why = from(1, &directory.socket());
+    assert!(why.contains("not in 1"), "{why}");
+    let mut caller = RawPeer::registered(&directory.socket(), "caller");
+    let mut callee = RawPeer::registered(&directory.socket(), "callee");
+    assert_goes_on(&gateway, &mut caller, &mut callee);
+    let elsewhere = TempDir::new();
+    let why = from(std::process::id(), &elsewhere.socket());
+    assert!(why.contains("nobody answers there"), "{why}");
+    assert_eq!(elsewhere.entries(), Vec::<String>::new());
+    let takeover = Takeover::From(std::process::id());
+    let new = Gateway::start(GatewayConfig { takeover, ..config(&directory.socket()) }).unwrap();
+    assert_eq!((new.taken_from(), gateway.taken_from()), (Some(std::process::id()), None));
+    assert_goes_on(&new, &mut caller, &mut callee);
+    new.stop().unwrap();
+}
+
+#[test]
+fn a_service_is_taken_over_by_processes_of_its_own_control_group() {
+    let directory = TempDir::new();
+    let embedding = Embedding { is_service: true, ..Embedding::default() };
+    let old = Gateway::start_embedded(config(&directory.socket()), embedding).unwrap();
+    take_over(old, &directory.socket()).stop().unwrap();
 }
 
 #[test]

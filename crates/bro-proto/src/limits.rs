@@ -240,6 +240,10 @@ pub const CLIENT_DRAIN_TIMEOUT_MS: u64 = 30_000;
 pub const COMMANDS_MAX: usize = 256;
 /// How long a gateway that hands over waits for the other one, in milliseconds. Nobody is served meanwhile; afterwards it goes on.
 pub const TAKEOVER_TIMEOUT_MS: u64 = 5_000;
+/// How long a gateway waits for the one that it has started to take over, in milliseconds: afterwards it would start another.
+pub const SUCCESSOR_TIMEOUT_MS: u64 = 30_000;
+/// How long a gateway that hands over waits until its service manager has heard of the new process, in milliseconds; and the new one for its end.
+pub const SERVICE_HANDOVER_TIMEOUT_MS: u64 = 5_000;
 /// Descriptors that go with one message of a takeover: as many as the kernel takes.
 pub const TAKEOVER_DESCRIPTORS_PER_MESSAGE: usize = 253;
 /// Descriptors that a gateway must be able to open beyond those that it takes over.
