@@ -561,6 +561,8 @@ fn random_config(rng: &mut Rng) -> RouterConfig {
         peers_max: 6 + usize::try_from(rng.below(20)).expect("small"),
         in_flight_max: 60,
         in_flight_per_peer_max: 20,
+        // As many as there are: what comes of more is in the tests of accounts.
+        in_flight_per_callee_max: 60,
         queue_pause_bytes: 2 * frame_bytes_max,
         queue_calls_bytes_max: 3 * frame_bytes_max,
         queue_bytes_max: 8 * frame_bytes_max,

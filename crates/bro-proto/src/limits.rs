@@ -91,6 +91,9 @@ pub const PEERS_MAX: usize = 65_536;
 pub const IN_FLIGHT_MAX: usize = 1_048_576;
 /// Most calls in flight that one connection may have made.
 pub const IN_FLIGHT_PER_PEER_MAX: usize = 65_536;
+/// Calls in flight to one connection above which new ones are refused with `OVERLOADED`; a quarter as many again are for callers of which none has
+/// many. All are fewer than [`REQUESTS_MAX`], so that a flood is refused here, and not by a callee that refuses everybody.
+pub const IN_FLIGHT_PER_CALLEE_MAX: usize = 49_152;
 /// Most route numbers that a connection of version 2 may bind.
 pub const ROUTES_PER_PEER_MAX: usize = 1024;
 /// Bytes of the route names that all connections together may bind.
@@ -158,7 +161,8 @@ pub const SPARE_AFTER_MS: u64 = 1_000;
 pub const SPARE_TIME_PARTS: u64 = 100;
 /// An unfinished frame of so many bytes is kept although memory is short: it may be an answer.
 pub const PARTIAL_FREE_BYTES: usize = 64 * 1024;
-/// Half as much again as [`QUEUE_CALLS_BYTES_MAX`] may be queued to a callee by callers of which none has so many calls in flight.
+/// Half as much again as [`QUEUE_CALLS_BYTES_MAX`] may be queued to a callee by callers of which none has so many calls in flight, and a quarter as
+/// many again as [`IN_FLIGHT_PER_CALLEE_MAX`] may be in flight to it.
 pub const CROWDED_CALLS_PER_PEER_MAX: usize = 16;
 /// The second half of that is for users of which none has so many calls in flight.
 pub const CROWDED_CALLS_PER_UID_MAX: usize = 256;
@@ -316,6 +320,7 @@ const _: () = {
     assert!(QUEUE_PAUSE_BYTES < QUEUE_CALLS_BYTES_MAX);
     assert!(QUEUE_CALLS_BYTES_MAX / 2 * 3 + FRAME_BYTES_MAX < QUEUE_BYTES_MAX, "a call admitted below the limit fits");
     assert!(IN_FLIGHT_PER_PEER_MAX <= IN_FLIGHT_MAX);
+    assert!(IN_FLIGHT_PER_CALLEE_MAX + IN_FLIGHT_PER_CALLEE_MAX / 4 < REQUESTS_MAX);
     assert!(QUEUE_BYTES_MAX < MEMORY_MAX / MEMORY_RESERVE_PARTS, "one peer cannot take the reserve");
     assert!(PEERS_PER_UID_MAX <= PEERS_MAX && UID_SHARE_PERCENT > 0 && UID_SHARE_PERCENT <= 100);
     assert!(WAITING_CALLS_MAX < IN_FLIGHT_PER_PEER_MAX, "calls that wait leave room for others");

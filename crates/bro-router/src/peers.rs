@@ -35,10 +35,10 @@ pub struct PeerIdentity {
 }
 
 impl PeerIdentity {
-    /// Whether both can be the same process of the same user, as far as is known.
+    /// Whether both can be the same process of the same user. One of which the kernel tells no process id is another one than one of which it
+    /// does; two of which it tells none can be the same.
     pub(crate) fn matches(&self, other: &PeerIdentity) -> bool {
-        let differ = |a: Option<u32>, b: Option<u32>| matches!((a, b), (Some(a), Some(b)) if a != b);
-        !differ(self.pid, other.pid) && !differ(self.uid, other.uid)
+        self.pid == other.pid && self.uid == other.uid
     }
 }
 
