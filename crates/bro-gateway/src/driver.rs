@@ -8,7 +8,7 @@ mod hand_over;
 
 use crate::clock::{Alarm, Clock};
 use crate::conns::{Conns, peer_of};
-use crate::embedding::{Pulse, Vitals};
+use crate::embedding::Pulse;
 use crate::event::GatewayEvent;
 use crate::gateway::{Command, Shared, Status};
 use crate::inbox::{Arrived, Buffers, DIRECT_READ_BYTES_MIN, Place, read_budget};
@@ -33,6 +33,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender};
 
 mod accepting;
+mod ending;
 mod policies;
 
 /// Most events taken in one wakeup. With the read budget it bounds what a wakeup holds.
@@ -318,37 +319,6 @@ impl Driver {
         self.catch_up_until_us = None;
         if self.router.wakeup_ms().is_some_and(|at| at <= self.now.mono_ms()) {
             self.router.handle_time(self.now, &mut self.conns);
-        }
-    }
-
-    fn beat(&mut self) {
-        let Some((pulse, next_us)) = &mut self.pulse else { return };
-        if self.now.mono_us < *next_us {
-            return;
-        }
-        *next_us = self.now.mono_us.saturating_add(u64::try_from(pulse.every.as_micros()).unwrap_or(u64::MAX).max(1));
-        (pulse.beat)(Vitals {
-            services: self.router.services_len(),
-            peers: self.router.peers_len(),
-            in_flight: self.router.in_flight_len(),
-            is_draining: self.router.is_draining(),
-        });
-    }
-
-    fn end_wakeup(&mut self, readable_len: usize) {
-        let ended = Now { mono_us: self.clock.mono_us(), wall_ms: self.now.wall_ms };
-        if let Some(warning) = self.pace.end(ended, readable_len, self.router.counters()) {
-            self.router.handle_warning(&warning, self.now, &mut self.conns);
-            self.flush();
-            self.conns.journal.deliver();
-        }
-    }
-
-    fn give_back_memory(&mut self) {
-        let kept_bytes = self.router.memory_bytes();
-        self.spare.note(kept_bytes, self.now.mono_us);
-        if self.spare.is_due(self.now.mono_us) {
-            self.spare.give_back(kept_bytes, || self.clock.mono_us());
         }
     }
 

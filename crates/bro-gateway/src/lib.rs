@@ -16,7 +16,7 @@
 //! | `policy`, `credentials` | who may do what, and who is at the other end |
 //! | `socket_file` | whose the file in the file system is: live, stale, ours |
 //! | `adopted`, `embedding` | a socket that somebody else has made, and what else the program around brings along |
-//! | `driver` | the thread: wait, read, route, write; `driver/listening`: who comes in |
+//! | `driver` | the thread: wait, read, route, write; `driver/accepting`: who comes in; `driver/ending`: the end of a wakeup |
 //! | `pace` | how fast the thread comes round |
 //! | `conns`, `outgoing`, `inbox` | connections, bytes going out, bytes coming in |
 //! | `lanes` | making lanes, and handing them to two peers |
