@@ -2,6 +2,7 @@
 
 mod support;
 
+use bro_proto::limits::CROWDED_CALLS_PER_PEER_MAX;
 use bro_proto::v1::Encoding;
 use bro_router::{CloseReason, PeerId, PeerIdentity, RouterConfig, UserView};
 use serde_json::{Value, json};
@@ -104,6 +105,34 @@ fn a_flood_is_refused_before_a_sequential_caller() {
     assert_eq!(gateway.router.counters().refused_overloaded, 1);
 }
 
+/// A callee that reads all and answers late took 65,536 calls of one caller, and then refused everybody's.
+#[test]
+fn a_flood_to_a_slow_callee_is_refused_before_a_sequential_caller() {
+    let mut gateway = Gateway::with(RouterConfig { in_flight_per_callee_max: 100, ..RouterConfig::default() });
+    let callee = service_of(&mut gateway, 1, "user");
+    let flood = service_of(&mut gateway, 1, "flood");
+    for number in 0..120 {
+        call(&mut gateway, flood, &format!("req-{number}"), "flood", "user");
+        gateway.take(callee);
+    }
+    let refused = gateway.take(flood);
+    assert_eq!((refused.len(), code(&refused[0])), (20, "OVERLOADED"));
+    assert!(refused[0]["error"]["message"].as_str().is_some_and(|message| message.contains("100 calls in flight")));
+    let modest: Vec<PeerId> = (0..3).map(|number| service_of(&mut gateway, 2, &format!("modest-{number}"))).collect();
+    let mut passed_on = 0;
+    for number in 0..CROWDED_CALLS_PER_PEER_MAX {
+        for &peer in &modest {
+            call(&mut gateway, peer, &format!("req-{number}"), "x", "user");
+            passed_on += gateway.take(callee).len();
+            gateway.take(peer);
+        }
+    }
+    assert_eq!(passed_on, 25, "a quarter as many again");
+    call(&mut gateway, modest[0], "late", "x", "user");
+    assert_eq!(code(&gateway.take_one(modest[0])), "OVERLOADED", "and that is all there is");
+    assert_eq!(gateway.router.in_flight_len(), 125);
+}
+
 /// Unfinished frames of many connections: the worst of them goes, and is told; the memory keeps to its ceiling after every input.
 #[test]
 fn whoever_has_kept_most_for_longest_goes() {
@@ -111,9 +140,10 @@ fn whoever_has_kept_most_for_longest_goes() {
     let mut gateway = Gateway::with(RouterConfig { memory_max: MEMORY_MAX, ..RouterConfig::default() });
     let callee = service_of(&mut gateway, 1, "user");
     let caller = service_of(&mut gateway, 1, "order");
-    let mut closed = Vec::new();
+    let (mut closed, mut holders) = (Vec::new(), std::collections::VecDeque::new());
     for round in 0..40 {
         let holder = gateway.connect_as(of_user(1));
+        holders.push_back(holder);
         gateway.router.handle_partial(holder, true, gateway.now);
         gateway.router.handle_kept(holder, 1 << 20, gateway.now, &mut gateway.orders);
         gateway.router.check_invariants();
@@ -121,6 +151,7 @@ fn whoever_has_kept_most_for_longest_goes() {
         gateway.pass(10);
         for (peer, reason) in std::mem::take(&mut gateway.orders.closed) {
             assert_eq!(reason, CloseReason::Exhausted);
+            assert_eq!(holders.pop_front(), Some(peer), "who has kept it for longest goes first");
             closed.push(peer);
         }
         call(&mut gateway, caller, &format!("req-{round}"), "order", "user");
@@ -129,7 +160,6 @@ fn whoever_has_kept_most_for_longest_goes() {
         assert_eq!(gateway.take_one(caller)["data"], round, "those who behave notice nothing");
     }
     assert!(closed.len() >= 34, "{}", closed.len());
-    assert!(closed.is_sorted_by_key(|peer| (peer.generation, peer.slot)), "the oldest first: {closed:?}");
     assert_eq!(gateway.router.counters().peers_evicted, closed.len() as u64);
 }
 

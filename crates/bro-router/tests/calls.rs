@@ -218,7 +218,11 @@ fn an_unknown_service_is_told_with_those_that_are_known() {
     let order = gateway.service("order", Json);
     gateway.send_json(order, &gateway.call("1", "order", "usre"));
     let message = gateway.take_one(order)["error"]["message"].as_str().unwrap().to_owned();
-    assert_eq!(message, "service \"usre\" is not registered (registered: order)");
+    assert_eq!(message, "service \"usre\" is not registered (no other is)");
+    gateway.service("user", Json);
+    gateway.send_json(order, &gateway.call("1", "order", "usre"));
+    let message = gateway.take_one(order)["error"]["message"].as_str().unwrap().to_owned();
+    assert_eq!(message, "service \"usre\" is not registered (registered: user)");
     for number in 0..20 {
         gateway.service(&format!("s{number}"), Json);
     }

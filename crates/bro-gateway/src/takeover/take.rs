@@ -67,8 +67,12 @@ impl Commit {
     }
 }
 
-/// Takes over from the gateway that answers at `path`. `None` when none does.
-pub(crate) fn take_over(path: &Path, config: RouterConfig) -> Result<Option<(Taken, Commit)>, StartError> {
+/// Takes over from the gateway that answers at `path`, which must be in the process `from` if one is given. `None` when none does.
+pub(crate) fn take_over(
+    path: &Path,
+    from: Option<u32>,
+    config: RouterConfig,
+) -> Result<Option<(Taken, Commit)>, StartError> {
     let Some(socket) = socket_file::connect(path)? else { return Ok(None) };
     let own_uid = geteuid().as_raw();
     if own_uid != 0 && !may_take_over(&peer_identity(&socket), own_uid) {
@@ -77,6 +81,9 @@ pub(crate) fn take_over(path: &Path, config: RouterConfig) -> Result<Option<(Tak
     let link = Link::new(socket, Duration::from_millis(2 * limits::TAKEOVER_TIMEOUT_MS));
     ask(&link).map_err(|why| refused(path, &why))?;
     let taken = receive(&link, path, config)?;
+    if let Some(from) = from.filter(|from| *from != taken.pid) {
+        return Err(refused(path, &format!("it is in process {}, not in {from}: another one was quicker", taken.pid)));
+    }
     Ok(Some((taken, Commit(link))))
 }
 
@@ -115,7 +122,8 @@ fn receive_frame(link: &Link, expected: &str) -> Result<Value, String> {
         return Ok(message);
     }
     match (message["error"]["code"].as_str(), message["error"]["message"].as_str()) {
-        (Some("METHOD_NOT_FOUND"), _) => {
+        // The second is what gateways say that have no services of their own: those of the JavaScript library.
+        (Some("METHOD_NOT_FOUND" | "SERVICE_NOT_FOUND"), _) => {
             Err("it is of a version that cannot hand over: stop it, and start the new one".to_owned())
         }
         (code, Some(why)) => Err(format!("{why} ({})", code.unwrap_or("no code"))),
