@@ -10,6 +10,7 @@ use crate::verdict::Input;
 use crate::wire_v2::{self, Frame};
 use bro_proto::Now;
 use bro_proto::frame::Deframer;
+use bro_proto::limits::{LANE_BYTES, LANES_BYTES_MAX};
 use bro_proto::rng::Rng;
 use bro_proto::v1::Encoding;
 use bro_router::{EventMask, LaneOffer, LanePolicy, PeerId, PeerIdentity, Router, RouterConfig};
@@ -571,5 +572,6 @@ fn random_config(rng: &mut Rng) -> RouterConfig {
         peers_per_uid_max: 5 + below(25, &mut quotas),
         connect_burst: 1 << 20,
         connect_rate_per_s: 1000,
+        lanes_bytes_max: if quotas.below(3) == 0 { (1 + below(8, &mut quotas)) * LANE_BYTES } else { LANES_BYTES_MAX },
     }
 }

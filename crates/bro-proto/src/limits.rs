@@ -106,6 +106,10 @@ pub const SECTIONS_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub const LANES_MAX: usize = 1024;
 /// Most lanes of one connection.
 pub const LANES_PER_PEER_MAX: usize = 64;
+/// Bytes of shared memory that all lanes of one gateway may take when they are used to the full.
+pub const LANES_BYTES_MAX: usize = 2 * 1024 * 1024 * 1024;
+/// Bytes of shared memory that the lanes of one connection may take: as many of default size as it may have.
+pub const LANES_BYTES_PER_PEER_MAX: usize = LANES_PER_PEER_MAX * LANE_BYTES;
 /// Calls from one peer to another within [`LANE_BUSY_WINDOW_MS`] that make the gateway offer them a lane.
 pub const LANE_BUSY_CALLS: u32 = 256;
 /// Window in which these calls are counted, in milliseconds.
@@ -149,6 +153,12 @@ pub const CONNECT_RATE_PER_S: u32 = 1_000;
 pub const MEMORY_STALL_MS: u64 = 1_000;
 /// While memory is short, those who hold most are looked for at most once in this time, in milliseconds.
 pub const MEMORY_SEARCH_INTERVAL_MS: u64 = 10;
+/// When so many bytes fewer are kept for peers than before, a gateway gives free memory back to the system.
+pub const SPARE_BYTES_MIN: usize = 1024 * 1024;
+/// How long it waits until it does so, in milliseconds: more may go meanwhile.
+pub const SPARE_AFTER_MS: u64 = 1_000;
+/// It waits at least so many times as long as that took the last time: this bounds which part of the time it takes.
+pub const SPARE_TIME_PARTS: u64 = 100;
 /// An unfinished frame of so many bytes is kept although memory is short: it may be an answer.
 pub const PARTIAL_FREE_BYTES: usize = 64 * 1024;
 /// Half as much again as [`QUEUE_CALLS_BYTES_MAX`] may be queued to a callee by callers of which none has so many calls in flight, and a quarter as
@@ -261,6 +271,10 @@ pub const LANE_RING_BYTES_MIN: usize = 4096;
 pub const LANE_RING_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Default bytes of a lane's arena, one for each direction, through which large records go. Its pages take memory once used.
 pub const LANE_ARENA_BYTES: usize = 4 * 1024 * 1024;
+/// What comes before the rings in a lane's memory, in bytes: a page.
+pub const LANE_HEAD_BYTES: usize = 4096;
+/// Bytes of shared memory of a lane of default size, all of it used.
+pub const LANE_BYTES: usize = LANE_HEAD_BYTES + 2 * (LANE_RING_BYTES + LANE_ARENA_BYTES);
 /// Smallest arena of a lane, in bytes.
 pub const LANE_ARENA_BYTES_MIN: usize = 64 * 1024;
 /// Largest arena of a lane, in bytes.
@@ -312,6 +326,10 @@ const _: () = {
     assert!(WAITING_CALLS_MAX < IN_FLIGHT_PER_PEER_MAX, "calls that wait leave room for others");
     assert!(SERVICE_WAIT_MS < CALL_TIMEOUT_MS && SERVICE_WAIT_RETRY_MS <= SERVICE_WAIT_RETRY_MAX_MS);
     assert!(POLICY_RULES_MAX <= u16::MAX as usize, "rights name rules by 16 bits");
+    assert!(
+        LANES_BYTES_PER_PEER_MAX < LANES_BYTES_MAX / 100 * UID_SHARE_PERCENT as usize,
+        "one connection leaves others some"
+    );
     assert!(LANE_RING_BYTES_MIN <= LANE_RING_BYTES && LANE_RING_BYTES <= LANE_RING_BYTES_MAX);
     assert!(LANE_RING_BYTES_MIN.is_power_of_two() && LANE_RING_BYTES.is_power_of_two());
     assert!(LANE_ARENA_BYTES_MIN <= LANE_ARENA_BYTES && LANE_ARENA_BYTES <= LANE_ARENA_BYTES_MAX);

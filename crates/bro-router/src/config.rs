@@ -39,8 +39,8 @@ pub struct RouterConfig {
     /// Bytes that all peers together may make the gateway keep; the last [`limits::MEMORY_RESERVE_PARTS`]th of it is for answers. At least
     /// [`limits::MEMORY_MAX_MIN`]. Default [`limits::MEMORY_MAX`].
     pub memory_max: usize,
-    /// How much of what the others leave of memory, connections, calls in flight, registrations, routes, contexts, parked calls and
-    /// lanes one user may take, in percent; 100 lets one take all. Default [`limits::UID_SHARE_PERCENT`].
+    /// How much of what the others leave of memory, connections, calls in flight, registrations, routes, contexts, parked calls,
+    /// lanes and their memory one user may take, in percent; 100 lets one take all. Default [`limits::UID_SHARE_PERCENT`].
     pub uid_share_percent: u8,
     /// Most connections of one user. Default [`limits::PEERS_PER_UID_MAX`].
     pub peers_per_uid_max: usize,
@@ -55,6 +55,9 @@ pub struct RouterConfig {
     /// Calls from one peer to another within [`limits::LANE_BUSY_WINDOW_MS`] that bring them a lane with [`LanePolicy::Auto`]. Default
     /// [`limits::LANE_BUSY_CALLS`].
     pub lane_calls_min: u32,
+    /// Bytes of shared memory that all lanes together may take when they are used to the full; beyond, pairs get none, and their calls go through
+    /// the gateway. Default [`limits::LANES_BYTES_MAX`].
+    pub lanes_bytes_max: usize,
     /// Whether another gateway may take over; for drivers that carry it out. False by default.
     pub hands_over: bool,
 }
@@ -84,6 +87,7 @@ impl Default for RouterConfig {
             speaks_v2: true,
             lanes: LanePolicy::Auto,
             lane_calls_min: limits::LANE_BUSY_CALLS,
+            lanes_bytes_max: limits::LANES_BYTES_MAX,
             hands_over: false,
         }
     }
