@@ -8,15 +8,16 @@ mod hand_over;
 
 use crate::clock::{Alarm, Clock};
 use crate::conns::{Conns, peer_of};
-use crate::embedding::{Pulse, Vitals};
+use crate::embedding::Pulse;
 use crate::event::GatewayEvent;
 use crate::gateway::{Command, Shared, Status};
-use crate::inbox::{Arrived, Buffers, DIRECT_READ_BYTES_MIN, Place, read_budget};
+use crate::inbox::{Arrived, Buffers, DIRECT_READ_BYTES_MIN, Place, READ_ALONE_BYTES, read_budget};
 use crate::journal::Journal;
 use crate::lanes::hand_out;
 use crate::linger::{Lingering, cut_off};
 use crate::pace::Pace;
 use crate::socket_file::SocketFile;
+use crate::spare::Spare;
 use bro_proto::frame::CutPlace;
 use bro_proto::{Now, limits};
 use bro_router::{CloseReason, EventMask, PeerId, Router};
@@ -32,12 +33,13 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender};
 
 mod accepting;
+mod ending;
 mod policies;
 
 /// Most events taken in one wakeup. With the read budget it bounds what a wakeup holds.
-const EVENTS_PER_WAKEUP: usize = 128;
+const EVENTS_PER_WAKEUP: usize = 64;
 /// Most connections accepted in one wakeup: those that are already there must not wait long.
-const ACCEPTS_PER_WAKEUP: usize = 64;
+const ACCEPTS_PER_WAKEUP: usize = 16;
 /// Times that a peer which has hung up is read from: more than its socket holds.
 const LAST_READS_MAX: usize = 16;
 
@@ -86,8 +88,11 @@ pub(crate) struct Driver {
     alarm: Alarm,
     now: Now,
     pace: Pace,
+    spare: Spare,
     /// Who is told that this thread goes round, and when the next time.
     pulse: Option<(Pulse, u64)>,
+    /// Of the frames that the last wakeup read, on average.
+    frame_bytes: u64,
     /// Connections that can be read from in this wakeup.
     readable: Vec<PeerId>,
     is_woken: bool,
@@ -131,6 +136,7 @@ impl Driver {
         mut clock: Clock,
         mut router: Router,
         drain_timeout_ms: u64,
+        returns_memory: bool,
     ) -> io::Result<Driver> {
         epoll::add(&epoll, &listener.socket, own_token(OWN_LISTENER), EventFlags::IN)?;
         epoll::add(&epoll, &shared.wake, own_token(OWN_WAKE), EventFlags::IN)?;
@@ -159,7 +165,9 @@ impl Driver {
             alarm,
             now,
             pace: Pace::new(),
+            spare: Spare::new(returns_memory),
             pulse: None,
+            frame_bytes: u64::MAX,
             readable: Vec::new(),
             is_woken: false,
             is_accepting: false,
@@ -207,6 +215,7 @@ impl Driver {
             self.beat();
             self.conns.journal.deliver();
             self.end_wakeup(readable_len);
+            self.give_back_memory();
             if let Some(ending) = self.hand_over_if_asked() {
                 return Ok(ending);
             }
@@ -299,7 +308,8 @@ impl Driver {
         let router_us = self.router.wakeup_ms().map(|at| at.saturating_mul(1000));
         let router_us = router_us.map(|at_us| at_us.max(self.catch_up_until_us.unwrap_or(0)));
         let beat_us = self.pulse.as_ref().map(|(_, next_us)| *next_us);
-        let next_us = [router_us, self.accept_again_us, self.lingering.wakeup_us(), self.ends_at_us, beat_us];
+        let spare_us = self.spare.wakeup_us();
+        let next_us = [router_us, self.accept_again_us, self.lingering.wakeup_us(), self.ends_at_us, beat_us, spare_us];
         next_us.into_iter().flatten().min().map(|at_us| at_us.max(self.now.mono_us))
     }
 
@@ -315,31 +325,9 @@ impl Driver {
         }
     }
 
-    fn beat(&mut self) {
-        let Some((pulse, next_us)) = &mut self.pulse else { return };
-        if self.now.mono_us < *next_us {
-            return;
-        }
-        *next_us = self.now.mono_us.saturating_add(u64::try_from(pulse.every.as_micros()).unwrap_or(u64::MAX).max(1));
-        (pulse.beat)(Vitals {
-            services: self.router.services_len(),
-            peers: self.router.peers_len(),
-            in_flight: self.router.in_flight_len(),
-            is_draining: self.router.is_draining(),
-        });
-    }
-
-    fn end_wakeup(&mut self, readable_len: usize) {
-        let ended = Now { mono_us: self.clock.mono_us(), wall_ms: self.now.wall_ms };
-        if let Some(warning) = self.pace.end(ended, readable_len, self.router.counters()) {
-            self.router.handle_warning(&warning, self.now, &mut self.conns);
-            self.flush();
-            self.conns.journal.deliver();
-        }
-    }
-
     fn read_ready(&mut self) {
-        let budget = read_budget(self.readable.len());
+        let budget = read_budget(self.readable.len(), self.frame_bytes);
+        let (frames, bytes) = (self.router.counters().frames_in, self.router.counters().bytes_in);
         let mut readable = std::mem::take(&mut self.readable);
         for (at, peer) in readable.iter().enumerate() {
             self.router.expect(&readable[at + 1..]);
@@ -347,6 +335,10 @@ impl Driver {
         }
         readable.clear();
         self.readable = readable;
+        let counters = self.router.counters();
+        // Of frames that are not whole nothing is known.
+        let read_bytes = counters.bytes_in - bytes;
+        self.frame_bytes = read_bytes.checked_div(counters.frames_in - frames).unwrap_or(self.frame_bytes);
     }
 
     /// Reads once from a connection, and routes every frame that is whole.
@@ -431,7 +423,7 @@ impl Driver {
     fn read_broken(&mut self) {
         for peer in self.conns.take_broken() {
             for _ in 0..LAST_READS_MAX {
-                if self.read(peer, read_budget(1)) != Read::Some {
+                if self.read(peer, READ_ALONE_BYTES) != Read::Some {
                     break;
                 }
             }
@@ -552,6 +544,7 @@ impl Driver {
             peers: self.router.peers_len(),
             in_flight: self.router.in_flight_len(),
             lanes: self.router.lanes_len(),
+            lane_bytes: self.router.lane_bytes(),
             queued_bytes: self.router.charged_bytes(),
             memory_bytes: self.router.memory_bytes(),
             memory_max: self.shared.memory_max,
