@@ -11,6 +11,7 @@ use rustix::process::{Pid, kill_process};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -161,7 +162,7 @@ impl Drop for Gateway {
         let _ = self.child.kill(); // it may have ended
         let _ = self.child.wait();
         if thread::panicking() {
-            eprintln!("a gateway said:\n{}", self.log());
+            let _ = writeln!(std::io::stderr(), "a gateway said:\n{}", self.log());
         }
     }
 }
@@ -265,8 +266,7 @@ fn a_new_gateway_that_is_killed_before_it_has_everything_changes_nothing() {
             moments.was_late(false);
         }
     }
-    println!("killed before the takeover was final: {before}, after: {after}");
-    assert!(before > 0);
+    assert!(before > 0, "all {after} were killed too late");
     stage.replace(&mut gateway);
     load.goes_on();
     load.expect_nothing();
@@ -308,8 +308,7 @@ fn an_old_gateway_that_is_killed_after_it_gave_everything_is_missed_by_nobody() 
             moments.was_late(false);
         }
     }
-    println!("killed before the takeover was final: {before}, after: {after}");
-    assert!(after > 0 && before + after == 27);
+    assert!(after > 0, "all {before} were killed too early");
 }
 
 #[test]
