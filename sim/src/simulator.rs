@@ -3,15 +3,16 @@
 use crate::fault::Fault;
 use crate::model::{Phase, World};
 use crate::network::{Arrival, Connection, Id, Manner, Order, Orders};
+use crate::policy::{GROUPS, Rules};
 use crate::summary::{Summary, Violation};
 use crate::traffic::{self, Planned, below};
 use crate::traffic_v2::{self, View};
 use crate::verdict::Input;
 use crate::wire_v2::{self, Frame};
-use bro_proto::Now;
 use bro_proto::frame::Deframer;
 use bro_proto::rng::Rng;
 use bro_proto::v1::Encoding;
+use bro_proto::{ErrorCode, Now};
 use bro_router::{EventMask, LaneOffer, LanePolicy, PeerId, PeerIdentity, Router, RouterConfig};
 use serde_json::json;
 
@@ -38,6 +39,8 @@ pub struct Simulator {
     pub(crate) orders: Orders,
     /// What the gateways before the present one did.
     past: Summary,
+    /// Whether there are policies in this world.
+    has_policies: bool,
 }
 
 /// What is registered is compared name by name once in so many steps.
@@ -59,6 +62,7 @@ impl Simulator {
             events: EventMask::NONE,
             orders: Orders::default(),
             past: Summary::default(),
+            has_policies: Rng::new(!seed).below(3) == 0,
             rng,
         }
     }
@@ -114,6 +118,8 @@ impl Simulator {
             }
             85 if self.rng.below(10) == 0 => self.drain(),
             86..90 => self.take_over(),
+            // In one world of three.
+            400..403 if self.has_policies => self.load_policy(),
             85..400 => self.peer_writes(),
             400..700 => self.gateway_reads(),
             _ => self.peer_reads(),
@@ -182,7 +188,25 @@ impl Simulator {
         let identity = PeerIdentity { pid, uid, gid: None };
         // Who is unknown matches anybody; the model keeps to those who are known.
         let identity = PeerIdentity { pid: Some(identity.pid.unwrap_or(99)), ..identity };
-        let connected = self.router.handle_connect(identity, self.world.now, &mut self.orders);
+        let groups: Vec<u32> = if self.has_policies {
+            GROUPS.into_iter().filter(|_| self.rng.below(3) == 0).collect()
+        } else {
+            Vec::new()
+        };
+        let told = if self.fault == Fault::ForgetGroups { &[][..] } else { &groups };
+        let now = self.world.now;
+        let connected = self.router.handle_connect_in_groups(identity, told, now, &mut self.orders);
+        let may_connect = self.world.may_connect(identity.uid, &groups);
+        if !may_connect && self.world.phase == Phase::Running {
+            let code = connected.err().and_then(|error| error.code);
+            return match code {
+                Some(ErrorCode::PermissionDenied) => {
+                    self.world.saw("connection denied");
+                    self.judge(&Input::Connect)
+                }
+                code => Err(format!("who may do nothing connected, or was told {code:?}")),
+            };
+        }
         let is_full = self.world.has_too_many_connections(identity.uid);
         let may_be_refused = is_full || self.world.may_lack_memory(identity.uid);
         match connected {
@@ -199,6 +223,7 @@ impl Simulator {
                 };
                 let encoding = if self.rng.below(2) == 0 { Encoding::Json } else { Encoding::Msgpack };
                 let mut connection = Connection::new(manner, encoding, identity, self.world.now.mono_ms());
+                connection.groups = groups;
                 // Where every pair that calls gets a lane, all are clients of today.
                 let is_modern = self.world.config.lanes == LanePolicy::Always;
                 connection.offers_v2 = is_modern || self.rng.below(5) > 1;
@@ -229,6 +254,27 @@ impl Simulator {
         self.router.handle_partial(peer, true, self.world.now);
         self.router.handle_frame(peer, &mut [0, 0, 0, 0], self.world.now, &mut self.orders);
         if self.orders.list.is_empty() { Ok(()) } else { Err("a dead peer has an effect".into()) }
+    }
+
+    /// The policy file has changed, and is read again.
+    fn load_policy(&mut self) -> Result<(), String> {
+        let rules = Rules::random(&mut self.rng);
+        self.world.policy = Some(rules);
+        self.world.saw("policy loaded");
+        self.apply_policy()
+    }
+
+    /// Puts the policy in force, if there is one.
+    pub(crate) fn apply_policy(&mut self) -> Result<(), String> {
+        let Some(rules) = &self.world.policy else { return Ok(()) };
+        if self.fault.strikes(Fault::ForgetPolicy, &mut self.rng) {
+            return self.judge(&Input::Policy);
+        }
+        let connections = &self.world.connections;
+        let groups_of = |peer: PeerId| connections.get(&peer).map_or(&[][..], |connection| &connection.groups);
+        let (policy, now) = (rules.parse(), self.world.now);
+        self.router.set_policy(policy, Some("/etc/bro/policy.toml"), groups_of, None, now, &mut self.orders);
+        self.judge(&Input::Policy)
     }
 
     fn drain(&mut self) -> Result<(), String> {
