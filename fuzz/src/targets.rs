@@ -4,8 +4,8 @@
 mod oracle;
 
 use crate::{targets_policy, targets_session, targets_state, targets_v2};
-use bro_proto::frame::{Deframer, announced_bytes};
-use bro_proto::limits::FRAME_PREFIX_BYTES;
+use bro_proto::frame::{Cut, Deframer, Oversize, announced_bytes};
+use bro_proto::limits::{FRAME_PREFIX_BYTES, OVERSIZE_BYTES_MAX, OVERSIZE_HEAD_BYTES};
 use bro_proto::v1::rewrite::{TranscodeError, rewrite, transcode};
 use bro_proto::v1::{Encoding, Payload, decode, message, scan};
 
@@ -60,7 +60,7 @@ const BODY_BYTES_MAX: usize = 1024;
 fn deframer(input: &[u8]) {
     let Some((&splits, rest)) = input.split_first() else { return };
     let (sizes, stream) = rest.split_at(rest.len().min(usize::from(splits & 0x0f)));
-    let (expected, left, fails) = frames_of(stream);
+    let (expected, end) = frames_of(stream);
 
     let mut deframer = Deframer::new();
     let mut seen = Vec::new();
@@ -73,8 +73,10 @@ fn deframer(input: &[u8]) {
         unread = others;
         let mut frames = deframer.start(chunk, BODY_BYTES_MAX);
         loop {
-            match frames.next_frame() {
-                Ok(Some(frame)) => seen.push(frame.to_vec()),
+            match frames.next_cut() {
+                Ok(Some(Cut::Whole(frame))) => seen.push(Seen::Frame(frame.to_vec())),
+                Ok(Some(Cut::Assembled(frame))) => seen.push(Seen::Frame(frame)),
+                Ok(Some(Cut::Oversize(oversize))) => seen.push(Seen::Oversize(*oversize)),
                 Ok(None) => break,
                 Err(_) => {
                     failed = true;
@@ -82,28 +84,76 @@ fn deframer(input: &[u8]) {
                 }
             }
         }
+        drop(frames);
+        let kept_bytes_max = FRAME_PREFIX_BYTES + OVERSIZE_HEAD_BYTES;
+        assert!(failed || deframer.partial_bytes() < kept_bytes_max, "{}", deframer.partial_bytes());
+        // Another gateway may go on from here.
+        if deframer.skipping_bytes() > 0 {
+            deframer = Deframer::resume_skipping(deframer.skipping_bytes());
+        }
     }
     assert_eq!(seen, expected);
-    assert_eq!(failed, fails);
-    if !fails {
-        assert_eq!(deframer.is_mid_frame(), !left.is_empty());
-        assert_eq!(deframer.partial_bytes(), left.len());
+    match end {
+        StreamEnd::Broken => assert!(failed),
+        StreamEnd::Partial(left) => {
+            assert!(!failed);
+            assert_eq!((deframer.partial(), deframer.skipping_bytes()), (left, 0));
+        }
+        StreamEnd::Skipping(left) => {
+            assert!(!failed);
+            assert_eq!((deframer.partial_bytes(), deframer.skipping_bytes()), (0, left));
+        }
     }
 }
 
-/// The frames of a whole stream, what is left behind them, and whether a prefix says too much.
-fn frames_of(mut stream: &[u8]) -> (Vec<Vec<u8>>, &[u8], bool) {
-    let mut frames = Vec::new();
-    while let Some(prefix) = stream.first_chunk() {
-        let body_bytes = announced_bytes(*prefix);
-        if body_bytes > BODY_BYTES_MAX {
-            return (frames, stream, true);
+/// What a reader of a stream gets.
+#[derive(Debug, PartialEq)]
+enum Seen {
+    Frame(Vec<u8>),
+    Oversize(Oversize),
+}
+
+/// What is at the end of a stream.
+enum StreamEnd<'a> {
+    /// The beginning of a frame, or nothing.
+    Partial(&'a [u8]),
+    /// A frame above the limit, of which so many bytes are missing.
+    Skipping(usize),
+    /// Something that is no frame.
+    Broken,
+}
+
+/// The frames of a whole stream, and what is behind them.
+fn frames_of(mut stream: &[u8]) -> (Vec<Seen>, StreamEnd<'_>) {
+    let mut seen = Vec::new();
+    while let Some((prefix, behind)) = stream.split_first_chunk() {
+        let announced = announced_bytes(*prefix);
+        if announced <= BODY_BYTES_MAX {
+            let Some((frame, rest)) = stream.split_at_checked(FRAME_PREFIX_BYTES + announced) else { break };
+            seen.push(Seen::Frame(frame.to_vec()));
+            stream = rest;
+            continue;
         }
-        let Some((frame, rest)) = stream.split_at_checked(FRAME_PREFIX_BYTES + body_bytes) else { break };
-        frames.push(frame.to_vec());
-        stream = rest;
+        let head_bytes = announced.min(OVERSIZE_HEAD_BYTES);
+        let head = &behind[..behind.len().min(head_bytes)];
+        let is_ours = match head.iter().find(|byte| !b" \t\r\n".contains(byte)) {
+            Some(b'{') | None => true,
+            Some(0x80..=0x8f | 0xde | 0xdf | 0xb2) => !b" \t\r\n".contains(&head[0]),
+            Some(_) => false,
+        };
+        if announced > OVERSIZE_BYTES_MAX || !is_ours {
+            return (seen, StreamEnd::Broken);
+        }
+        if head.len() < head_bytes {
+            break;
+        }
+        seen.push(Seen::Oversize(Oversize { announced, head: stream[..FRAME_PREFIX_BYTES + head_bytes].to_vec() }));
+        match behind.split_at_checked(announced) {
+            Some((_, rest)) => stream = rest,
+            None => return (seen, StreamEnd::Skipping(announced - behind.len())),
+        }
     }
-    (frames, stream, false)
+    (seen, StreamEnd::Partial(stream))
 }
 
 fn rewritten(body: &[u8]) {

@@ -48,12 +48,17 @@ impl Connection {
     ) -> Result<R, Failure> {
         let options = CallOptions::new().timeout(timeout);
         let answer = self.client.call_with(GATEWAY_SERVICE, method, params, options).await;
-        answer.map_err(|error| match error.code() {
+        answer.map_err(|error| self.explain(error))
+    }
+
+    /// What it means when the gateway's own service does not answer.
+    pub fn explain(&self, error: ipc_bro::Error) -> Failure {
+        match error.code() {
             ErrorCode::ServiceNotFound => Failure::local(
                 "this gateway does not answer questions about itself: it is one of the JavaScript library",
             ),
             _ => error.into(),
-        })
+        }
     }
 
     /// Says goodbye to the gateway.

@@ -1,6 +1,10 @@
 //! How the command ends when it does not end well.
 
+use bro_proto::limits::SOCKET_PATH_BYTES_MAX;
+use bro_proto::name::printable;
 use ipc_bro::{Error, ErrorCode};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -27,12 +31,7 @@ impl Failure {
     pub fn connect(error: Error, socket: &Path) -> Self {
         match error.code() {
             ErrorCode::ConnectionFailed | ErrorCode::ConnectionLost | ErrorCode::NotConnected => {
-                Failure::NoGateway(format!(
-                    "no gateway at {}: {}\nStart one with `bro gateway --socket {}`, or name another with --socket or BRO_SOCKET.",
-                    socket.display(),
-                    error.message(),
-                    socket.display(),
-                ))
+                Failure::NoGateway(no_gateway(error.message(), socket))
             }
             _ => Failure::Call(error),
         }
@@ -41,13 +40,37 @@ impl Failure {
     /// Prints the failure to stderr and gives the exit code.
     pub fn report(self) -> ExitCode {
         let (code, text) = match self {
-            Failure::Call(error) => (1, format!("{}: {}", error.code(), error.message())),
+            // The words are those of whoever was called, and may be anything.
+            Failure::Call(error) => (1, printable(&format!("{}: {}", error.code(), error.message())).into_owned()),
             Failure::Local(message) => (1, message),
             Failure::Usage(message) => (2, message),
             Failure::NoGateway(message) => (3, message),
         };
         anstream::eprintln!("bro: {text}");
         ExitCode::from(code)
+    }
+}
+
+/// Why there is no gateway, and what to do about it: to start one helps only where none is.
+fn no_gateway(why: &str, socket: &Path) -> String {
+    const ANOTHER: &str = "name another socket with --socket or BRO_SOCKET";
+    let path = socket.display();
+    let bytes = socket.as_os_str().as_bytes().len();
+    if bytes > SOCKET_PATH_BYTES_MAX {
+        return format!(
+            "no gateway at {path}: the path has {bytes} bytes, and that of a socket at most {SOCKET_PATH_BYTES_MAX}: {ANOTHER}"
+        );
+    }
+    let file = std::fs::metadata(socket);
+    match (&file, std::os::unix::net::UnixStream::connect(socket)) {
+        (Ok(file), _) if !file.file_type().is_socket() => {
+            let kind = if file.is_dir() { "a directory" } else { "a file" };
+            format!("no gateway at {path}: it is {kind}, not a socket: {ANOTHER}")
+        }
+        (_, Err(error)) if error.kind() == std::io::ErrorKind::PermissionDenied => format!(
+            "no gateway at {path}: {why}\nThis user may not connect there: a gateway lets others in by --mode and --policy (or {ANOTHER})."
+        ),
+        _ => format!("no gateway at {path}: {why}\nStart one with `bro gateway --socket {path}`, or {ANOTHER}."),
     }
 }
 

@@ -2,11 +2,17 @@
 //!
 //! All of it goes by the environment, and nothing happens where it says nothing: `LISTEN_FDS` with `LISTEN_PID`, `NOTIFY_SOCKET`, `WATCHDOG_USEC`.
 
+use crate::commands::successor::OtherProcess;
 use crate::exit::Failure;
 use bro_gateway::{Pulse, Vitals};
+use bro_proto::limits;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use sd_notify::NotifyState;
-use std::os::fd::{FromRawFd, OwnedFd};
-use std::os::unix::net::UnixListener;
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::Path;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
@@ -14,6 +20,9 @@ use std::time::Duration;
 
 /// How often systemd is told what the gateway does, when it does not want to hear of it more often.
 const STATUS_INTERVAL: Duration = Duration::from_secs(30);
+/// How long two gateways, one of which has taken over from the other, wait for systemd and for each other.
+const SERVICE_HANDOVER: Duration = Duration::from_millis(limits::SERVICE_HANDOVER_TIMEOUT_MS);
+const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
 
 /// The listening socket that systemd has passed to this process, if it has. Call it once, before any descriptor is opened.
 pub fn listener() -> Result<Option<OwnedFd>, Failure> {
@@ -51,6 +60,8 @@ pub fn check_path(passed: &OwnedFd, named: &Path) -> Result<(), Failure> {
 /// Tells systemd how the gateway is doing. Never waits for it on the gateway's thread.
 pub struct Notifier {
     beats: Option<SyncSender<Vitals>>,
+    /// Whom this gateway has taken over from: sent once, when it serves.
+    begin: Option<SyncSender<Option<OtherProcess>>>,
     every: Duration,
 }
 
@@ -61,12 +72,18 @@ impl Notifier {
     pub fn start() -> std::io::Result<Notifier> {
         let watchdog = sd_notify::watchdog_enabled().filter(|limit| !limit.is_zero());
         let every = watchdog.map_or(STATUS_INTERVAL, |limit| (limit / 3).min(STATUS_INTERVAL));
-        if std::env::var_os("NOTIFY_SOCKET").is_none() {
-            return Ok(Notifier { beats: None, every });
+        if !is_service() {
+            return Ok(Notifier { beats: None, begin: None, every });
         }
         let (beats, to_tell) = sync_channel::<Vitals>(Self::BEATS_MAX);
+        let (begin, begun) = sync_channel::<Option<OtherProcess>>(1);
         // Telling may block, and must not hold up the gateway. Only a beat of its thread makes this one speak.
         thread::Builder::new().name("bro-notify".to_owned()).spawn(move || {
+            if let Ok(Some(predecessor)) = begun.recv() {
+                // Until systemd has heard of this process from that one, it does not listen to this one.
+                predecessor.wait(SERVICE_HANDOVER);
+                tell(&[NotifyState::Ready, NotifyState::Status("took over from the gateway before")]);
+            }
             for vitals in to_tell {
                 let text = status_text(&vitals);
                 match watchdog {
@@ -75,7 +92,7 @@ impl Notifier {
                 }
             }
         })?;
-        Ok(Notifier { beats: Some(beats), every })
+        Ok(Notifier { beats: Some(beats), begin: Some(begin), every })
     }
 
     /// What the gateway's thread is to beat.
@@ -84,16 +101,26 @@ impl Notifier {
         Some(Pulse { every: self.every, beat: Box::new(move |vitals| _ = beats.try_send(vitals)) })
     }
 
-    /// The gateway accepts connections.
-    pub fn ready(&self, socket: &Path) {
-        let text = format!("listening on {}", socket.display());
-        tell(&[NotifyState::Ready, NotifyState::Status(&text)]);
+    /// The gateway accepts connections, perhaps instead of the one in process `predecessor`, which is about to end.
+    pub fn ready(&self, socket: &Path, predecessor: Option<u32>) {
+        let Some(begin) = &self.begin else { return };
+        let predecessor = predecessor.and_then(OtherProcess::find);
+        if predecessor.is_none() {
+            let text = format!("listening on {}", socket.display());
+            tell(&[NotifyState::Ready, NotifyState::Status(&text)]);
+        }
+        let _ = begin.send(predecessor); // the thread waits for it
     }
 
-    /// Another process is the gateway from now on, and the main one of the service. This one has to say so: the other is not known yet.
-    pub fn replaced(&self, pid: Option<u32>) {
-        if let Some(pid) = pid {
-            tell(&[NotifyState::MainPid(pid)]);
+    /// Another process is the gateway from now on, and the main one of the service. This one has to say so: the other is not known yet. And
+    /// it has to be there until systemd has heard it, since systemd looks up who says something.
+    pub fn replaced(&self, pid: u32) {
+        if self.begin.is_none() {
+            return;
+        }
+        tell(&[NotifyState::MainPid(pid)]);
+        if let Err(error) = barrier(SERVICE_HANDOVER) {
+            tracing::warn!("it is not known whether systemd has heard of the gateway that took over: {error}");
         }
     }
 
@@ -108,6 +135,31 @@ fn status_text(vitals: &Vitals) -> String {
     let Vitals { services, peers, in_flight, is_draining } = vitals;
     let draining = if *is_draining { "draining: " } else { "" };
     format!("{draining}{services} services, {peers} connections, {in_flight} calls in flight")
+}
+
+/// Whether a service manager wants to hear of this process.
+pub fn is_service() -> bool {
+    std::env::var_os(NOTIFY_SOCKET).is_some()
+}
+
+/// Waits until all that was told so far has been heard: systemd closes a pipe that is sent to it when it comes to it.
+fn barrier(longest: Duration) -> std::io::Result<()> {
+    let Some(path) = std::env::var_os(NOTIFY_SOCKET) else { return Ok(()) };
+    let (heard, sent) = std::io::pipe()?;
+    let socket = UnixDatagram::unbound()?;
+    socket.connect(path)?;
+    let descriptors = [sent.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    assert!(ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)), "the space is for it");
+    sendmsg(&socket, &[IoSlice::new(b"BARRIER=1")], &mut ancillary, SendFlags::NOSIGNAL)?;
+    drop(sent);
+    let longest = Timespec::try_from(longest).unwrap_or_default();
+    match poll(&mut [PollFd::new(&heard, PollFlags::IN)], Some(&longest)) {
+        Ok(0) => Err(std::io::ErrorKind::TimedOut.into()),
+        Ok(_) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Does nothing without NOTIFY_SOCKET.

@@ -57,6 +57,34 @@ impl World {
     }
 }
 
+/// A service of version 1 that says what a test wants it to say.
+struct RawService(std::os::unix::net::UnixStream);
+
+impl RawService {
+    fn register(world: &World, name: &str, methods: &[&str]) -> RawService {
+        let mut service = RawService(std::os::unix::net::UnixStream::connect(world.socket()).unwrap());
+        service.send(&serde_json::json!({"type": "REGISTER", "serviceName": name, "methods": methods}));
+        assert_eq!(service.receive()["type"], "REGISTER_ACK");
+        service
+    }
+
+    fn send(&mut self, message: &serde_json::Value) {
+        use std::io::Write;
+        let body = message.to_string();
+        let prefix = u32::try_from(body.len()).unwrap().to_be_bytes();
+        self.0.write_all(&[&prefix[..], body.as_bytes()].concat()).unwrap();
+    }
+
+    fn receive(&mut self) -> serde_json::Value {
+        use std::io::Read;
+        let mut prefix = [0; 4];
+        self.0.read_exact(&mut prefix).unwrap();
+        let mut body = vec![0; u32::from_be_bytes(prefix) as usize];
+        self.0.read_exact(&mut body).unwrap();
+        serde_json::from_slice(&body).unwrap()
+    }
+}
+
 impl Drop for World {
     fn drop(&mut self) {
         for child in &mut self.children {
@@ -94,6 +122,43 @@ fn without_a_gateway_every_command_ends_with_3_and_says_what_to_do() {
     assert_fails(&world.bro(&["wait-for", "a", "--timeout", "200ms"]), 3, "no gateway at");
 }
 
+/// To start a gateway there would be no help.
+#[test]
+fn what_is_no_socket_is_called_what_it_is() {
+    let world = World::new();
+    let file = world.dir.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let long = format!("/tmp/{}", "x".repeat(150));
+    let places = [
+        (file.to_str().unwrap(), "it is a file, not a socket"),
+        (world.dir.path().to_str().unwrap(), "it is a directory, not a socket"),
+        (&long, "at most 107"),
+    ];
+    for (place, why) in places {
+        let output = world.bro(&["ls", "--socket", place]);
+        assert_fails(&output, 3, why);
+        assert!(!text(&output.stderr).contains("Start one"), "{}", text(&output.stderr));
+    }
+}
+
+/// What a callee says is shown to a person at a terminal: it must be able neither to steer that nor to look like words of ours.
+#[test]
+fn words_of_others_are_shown_as_what_they_are() {
+    let world = World::with_role_service();
+    let mut evil = RawService::register(&world, "evil", &["m"]);
+    let asks = std::thread::spawn({
+        let command = world.command(&["call", "evil", "m"]);
+        move || { command }.stdin(Stdio::null()).output().unwrap()
+    });
+    let call = evil.receive();
+    evil.send(
+        &serde_json::json!({"type": "RESPONSE", "id": call["id"], "from": "evil", "to": call["from"], "status": "error",
+        "error": {"code": "EVIL", "message": "\u{1b}[2Jgone\r\nbro: all is well"}}),
+    );
+    let output = asks.join().unwrap();
+    assert_eq!(text(&output.stderr), "bro: EVIL: \\u{1b}[2Jgone\\r\\nbro: all is well\n");
+}
+
 #[test]
 fn wrong_usage_ends_with_2() {
     let world = World::with_gateway();
@@ -102,6 +167,8 @@ fn wrong_usage_ends_with_2() {
     assert_fails(&world.bro(&["call", "a", "b", "{not json"]), 2, "the parameters are not JSON");
     assert_fails(&world.bro(&["call", "a", "b", "--timeout", "soon"]), 2, "examples: 500ms");
     assert_fails(&world.bro(&["gateway", "--mode", "rw"]), 2, "octal");
+    let huge = format!("\"{}\"", "x".repeat(bro_proto::limits::FRAME_BYTES_MAX));
+    assert_fails(&world.bro_with_input(&["call", "a", "b", "-"], &huge), 2, "more than 33554432 bytes");
 }
 
 #[test]
@@ -149,6 +216,25 @@ fn a_failed_call_ends_with_1_and_its_code_on_stderr() {
     assert_fails(&world.bro(&["call", "role-service", "getRole", "{}"]), 1, "userId");
     assert_fails(&world.bro(&["ping", "nobody"]), 1, "SERVICE_NOT_FOUND");
     assert_fails(&world.bro(&["wait-for", "nobody", "--timeout", "200ms"]), 1, "TIMEOUT");
+}
+
+/// Services that say so much of themselves that one answer does not hold the list.
+#[test]
+fn a_list_that_is_too_long_for_one_answer_is_put_together() {
+    let world = World::with_role_service();
+    let methods: Vec<String> = (0..4000).map(|number| format!("{number:0220}")).collect();
+    let methods: Vec<&str> = methods.iter().map(String::as_str).collect();
+    let _peers: Vec<RawService> =
+        (0..6).map(|number| RawService::register(&world, &format!("wordy-{number}"), &methods)).collect();
+    let listed = world.bro(&["ls"]);
+    assert_eq!(listed.status.code(), Some(0), "{}", text(&listed.stderr));
+    let listed = text(&listed.stdout);
+    assert!(listed.contains("role-service") && listed.contains("wordy-0") && listed.contains("wordy-5"));
+    let notified = world.bro(&["notify", "nobody", "get"]);
+    assert_eq!(notified.status.code(), Some(1));
+    assert!(text(&notified.stderr).contains("SERVICE_NOT_FOUND"), "{}", text(&notified.stderr));
+    let notified = world.bro(&["notify", "wordy-3", "get"]);
+    assert!(text(&notified.stderr).contains("METHOD_NOT_FOUND"), "{}", text(&notified.stderr));
 }
 
 #[test]

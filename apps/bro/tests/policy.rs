@@ -139,6 +139,7 @@ fn another_user_may_do_what_the_policy_says() {
     assert!(said(&world.as_other(&call)).contains("admin"));
     assert_fails(&world.as_other(&["call", "role-service", "other"]), 1, "PERMISSION_DENIED");
     assert_fails(&world.as_other(&["call", "nobody", "m"]), 1, "PERMISSION_DENIED");
+    assert_fails(&world.as_other(&["notify", "nobody", "m"]), 1, "PERMISSION_DENIED");
     assert_fails(&world.as_other(&["watch", "--count", "1"]), 1, "PERMISSION_DENIED");
     assert_fails(&world.as_other(&["policy", "reload"]), 1, "PERMISSION_DENIED");
     assert_fails(&world.as_other(&["wait-for", "nobody"]), 1, "PERMISSION_DENIED");

@@ -1,6 +1,8 @@
 //! The gateway as a service of systemd: real processes, a socket that is passed to them, and somebody who listens as systemd would.
 
-use std::io::{Read, Write};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg, sockopt};
+use std::io::{IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -202,6 +204,110 @@ fn the_watchdog_is_fed_and_told_what_the_gateway_does() {
     assert!(heard.iter().all(|heard| !heard.contains("WATCHDOG")), "{heard:?}");
 }
 
+/// Who said it, what, and what came with it.
+struct Heard {
+    pid: u32,
+    text: String,
+    descriptors: Vec<OwnedFd>,
+}
+
+impl Scene {
+    /// From now on it is known who says something.
+    fn ask_who_speaks(&self) {
+        sockopt::set_socket_passcred(&self.notified, true).unwrap();
+    }
+
+    fn hear_whom(&self) -> Heard {
+        let mut text = [0; 4096];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4), ScmCredentials(1))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let into = &mut [IoSliceMut::new(&mut text)];
+        let received = recvmsg(&self.notified, into, &mut ancillary, RecvFlags::CMSG_CLOEXEC).unwrap();
+        let (mut pid, mut descriptors) = (0, Vec::new());
+        for message in ancillary.drain() {
+            match message {
+                RecvAncillaryMessage::ScmRights(rights) => descriptors.extend(rights),
+                RecvAncillaryMessage::ScmCredentials(from) => {
+                    pid = u32::try_from(from.pid.as_raw_nonzero().get()).unwrap();
+                }
+                _ => {}
+            }
+        }
+        Heard { pid, text: String::from_utf8(text[..received.bytes].to_vec()).unwrap(), descriptors }
+    }
+}
+
+/// `R`, `S`, or `Z` for one that has ended and was not waited for.
+fn state_of(pid: u32) -> Option<char> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit(')').next()?.trim_start().chars().next()
+}
+
+/// systemd listens to the main process of the service only, and looks up who says something while it reads it. Without `--socket` the next
+/// gateway began to serve somewhere else, since systemd passes the socket to the first one.
+#[test]
+fn a_takeover_is_told_by_the_main_process_of_the_moment() {
+    let mut scene = Scene::new();
+    scene.ask_who_speaks();
+    let socket = scene.path("gateway.sock");
+    let mut gateway = scene.gateway(PASS_ONE, UnixListener::bind(&socket).unwrap(), &[]);
+    gateway.env("WATCHDOG_USEC", "150000");
+    scene.spawn(gateway);
+    let mut main = scene.children[0].id();
+    let mut peer = connect(&socket);
+    assert!(register(&mut peer, "peer").contains("REGISTER_ACK"));
+    for generation in 0..3 {
+        let kill = Command::new("kill").args(["-USR2", &main.to_string()]).status().unwrap();
+        assert!(kill.success());
+        let next = loop {
+            let heard = scene.hear_whom();
+            assert_eq!(heard.pid, main, "nobody else is listened to: {}", heard.text);
+            if let Some(pid) = heard.text.lines().find_map(|line| line.strip_prefix("MAINPID=")) {
+                break pid.parse::<u32>().unwrap();
+            }
+        };
+        assert_ne!(next, main);
+        let barrier = loop {
+            // Who has ended cannot be looked up any more: it is there until it was heard.
+            assert!(
+                state_of(main).is_some_and(|state| state != 'Z'),
+                "the gateway before has gone: generation {generation}"
+            );
+            let heard = scene.hear_whom();
+            assert_eq!(heard.pid, main, "{}", heard.text);
+            if heard.text.trim_end() == "BARRIER=1" {
+                break heard.descriptors;
+            }
+        };
+        assert_eq!(barrier.len(), 1);
+        drop(barrier);
+        let ready = scene.hear_whom();
+        assert_eq!(ready.pid, next, "{}", ready.text);
+        assert!(ready.text.contains("READY=1"), "{}", ready.text);
+        let beat = scene.hear_whom();
+        assert!(
+            beat.pid == next && beat.text.contains("WATCHDOG=1") && beat.text.contains("1 connections"),
+            "{}",
+            beat.text
+        );
+        assert!(generation > 0 || scene.children[0].wait().unwrap().success());
+        main = next;
+    }
+    assert!(register(&mut connect(&socket), "later").contains("REGISTER_ACK"), "it serves where it did");
+    let kill = Command::new("kill").args(["-TERM", &main.to_string()]).status().unwrap();
+    assert!(kill.success());
+    loop {
+        let heard = scene.hear_whom();
+        assert_eq!(heard.pid, main);
+        if heard.text.contains("STOPPING=1") {
+            break;
+        }
+    }
+    assert_eq!(peer.read(&mut [0; 1]).unwrap(), 0, "it has stopped");
+    assert!(UnixStream::connect(&socket).is_err(), "nobody serves there any more");
+    assert!(socket.exists(), "the file is systemd's");
+}
+
 /// The options of the units are the command's, and everything that a unit needs is there. Whether systemd agrees is another test's question.
 #[test]
 fn the_units_say_what_the_gateway_understands() {
@@ -215,6 +321,8 @@ fn the_units_say_what_the_gateway_understands() {
         };
         assert_eq!(value(&service, "Service", "Type"), "notify");
         assert_eq!(value(&service, "Service", "NotifyAccess"), "main");
+        // Both gateways of a takeover would be told to stop, and the new one once more by the old one.
+        assert_eq!(value(&service, "Service", "KillMode"), "mixed");
         assert_eq!(value(&service, "Unit", "Requires"), "ipc-bro.socket");
         assert!(value(&service, "Service", "WatchdogSec").parse::<u64>().unwrap() >= 10);
         let stop_s: u64 = value(&service, "Service", "TimeoutStopSec").parse().unwrap();
@@ -228,6 +336,19 @@ fn the_units_say_what_the_gateway_understands() {
         assert!(program.ends_with("/bin/bro"), "{program}");
         let help = Command::new(env!("CARGO_BIN_EXE_bro")).args(arguments.split(' ')).arg("--help").output().unwrap();
         assert!(help.status.success(), "{}", String::from_utf8_lossy(&help.stderr));
+        let policy = arguments.split_once("--policy ").map(|(_, path)| Path::new(path));
+        assert_eq!(policy.is_some(), scope == "system", "others than its own user are let in by a policy only");
+        if scope == "system" {
+            let shipped = unit_path("system/policy.toml");
+            let text = std::fs::read_to_string(&shipped).unwrap().replace("groups = [\"ipc-bro\"]", "users = [1234]");
+            let dir = tempfile::tempdir().unwrap();
+            std::fs::write(dir.path().join("policy.toml"), text).unwrap();
+            let mut check = Command::new(env!("CARGO_BIN_EXE_bro"));
+            let check = check.args(["policy", "check"]).arg(dir.path().join("policy.toml")).output().unwrap();
+            assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stderr));
+            let reload = value(&service, "Service", "ExecReload");
+            assert!(reload.ends_with(&format!("policy reload --socket {}", value(&socket, "Socket", "ListenStream"))));
+        }
     }
 }
 
@@ -241,7 +362,7 @@ fn the_units_are_well_formed_and_systemd_agrees() {
         ("Socket", "ListenStream SocketUser SocketGroup SocketMode DirectoryMode Accept Backlog RemoveOnStop"),
         (
             "Service",
-            "Type NotifyAccess ExecStart User Group TimeoutStopSec WatchdogSec Restart RestartSec LimitNOFILE CapabilityBoundingSet \
+            "Type NotifyAccess ExecStart ExecReload User Group KillMode TimeoutStopSec WatchdogSec Restart RestartSec LimitNOFILE CapabilityBoundingSet \
              LockPersonality MemoryDenyWriteExecute NoNewPrivileges PrivateDevices PrivateNetwork PrivateTmp ProtectClock \
              ProtectControlGroups ProtectHome ProtectHostname ProtectKernelLogs ProtectKernelModules ProtectKernelTunables ProtectSystem \
              RestrictAddressFamilies RestrictNamespaces RestrictRealtime RestrictSUIDSGID SystemCallArchitectures SystemCallFilter UMask",

@@ -26,12 +26,25 @@ pub struct GatewayConfig {
     /// How long [`crate::Gateway::stop`] and [`crate::Gateway::drain`] let calls in flight finish, in milliseconds.
     /// Default [`limits::DRAIN_TIMEOUT_MS`].
     pub drain_timeout_ms: u64,
-    /// Take over from the gateway that is running on that socket: its listening socket, connections, services and calls in flight. It ends,
-    /// and nobody else notices. Where none is running, this one starts as usual. False by default.
+    /// Whether to take over from the gateway that is running on that socket. Default [`Takeover::No`].
     ///
     /// The options of this gateway count from then on; those of the socket (`mode`) stay as they are. Whether another gateway may take
     /// over from this one later is [`RouterConfig::hands_over`].
-    pub takeover: bool,
+    pub takeover: Takeover,
+}
+
+/// Whether a gateway takes over from a running one: its listening socket, connections, services and calls in flight. That one ends, and nobody else
+/// notices.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Takeover {
+    /// A gateway that is running is left alone: [`crate::StartError::AlreadyRunning`].
+    #[default]
+    No,
+    /// Where none is running, this one starts as usual.
+    IfRunning,
+    /// From the gateway in this process and from no other. Where it is not, this one does not start: [`crate::StartError::Takeover`]. This is for
+    /// gateways that the running one has started itself: should that be gone by then, it was told to stop, or somebody else starts the next one.
+    From(u32),
 }
 
 impl GatewayConfig {
@@ -44,7 +57,7 @@ impl GatewayConfig {
             router: RouterConfig::default(),
             debug: false,
             drain_timeout_ms: limits::DRAIN_TIMEOUT_MS,
-            takeover: false,
+            takeover: Takeover::No,
         }
     }
 }

@@ -57,6 +57,8 @@ pub(crate) struct HandedOn<'a> {
     pub(crate) socket: BorrowedFd<'a>,
     /// What has arrived of an unfinished frame.
     pub(crate) partial: &'a [u8],
+    /// What is still to be skipped of a frame above the limit.
+    pub(crate) skipping_bytes: usize,
     pub(crate) outgoing: &'a Outgoing,
     pub(crate) is_paused: bool,
 }
@@ -135,10 +137,11 @@ impl Conns {
 
     /// Goes on with a connection of a gateway before this one, whose id the router knows.
     pub(crate) fn resume(&mut self, taken: TakenConn) -> io::Result<()> {
-        let TakenConn { peer, socket, is_paused, partial, queued } = taken;
+        let TakenConn { peer, socket, is_paused, partial, skipping_bytes, queued } = taken;
         self.insert(peer, socket)?;
         let Some(conn) = self.slots.get_mut(peer.slot as usize).and_then(Option::as_mut) else { return Ok(()) };
-        conn.deframer = Deframer::resume(partial);
+        conn.deframer =
+            if skipping_bytes > 0 { Deframer::resume_skipping(skipping_bytes) } else { Deframer::resume(partial) };
         conn.outgoing = Outgoing::resume(queued);
         conn.flags.is_paused = is_paused;
         conn.flags.is_blocked = conn.outgoing.is_queued();
@@ -159,6 +162,7 @@ impl Conns {
                 peer: PeerId { slot, generation: *generation },
                 socket: socket.as_fd(),
                 partial: deframer.partial(),
+                skipping_bytes: deframer.skipping_bytes(),
                 outgoing,
                 is_paused,
             })

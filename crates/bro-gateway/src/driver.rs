@@ -94,6 +94,8 @@ pub(crate) struct Driver {
     is_accepting: bool,
     /// Set when the gateway is stopping: when it ends at the latest.
     ends_at_us: Option<u64>,
+    /// Only processes of this one's control group may take over.
+    is_service: bool,
     /// Set when this gateway has taken over: from which process, and when that one's loop stood still.
     taken_over: Option<(u32, Now)>,
 }
@@ -162,6 +164,7 @@ impl Driver {
             is_woken: false,
             is_accepting: false,
             ends_at_us: None,
+            is_service: false,
             taken_over: None,
         })
     }
@@ -169,6 +172,11 @@ impl Driver {
     /// From now on `pulse` hears that this thread goes round.
     pub(crate) fn set_pulse(&mut self, pulse: Pulse) {
         self.pulse = Some((pulse, self.now.mono_us));
+    }
+
+    /// Whether only processes of this one's control group may take over.
+    pub(crate) fn set_is_service(&mut self, is_service: bool) {
+        self.is_service = is_service;
     }
 
     /// Serves until told to stop. An error is the operating system's.
@@ -344,7 +352,8 @@ impl Driver {
     /// Reads once from a connection, and routes every frame that is whole.
     fn read(&mut self, peer: PeerId, budget: usize) -> Read {
         let Some((mut deframer, socket)) = self.conns.reading(peer) else { return Read::Ended };
-        let result = match deframer.room(DIRECT_READ_BYTES_MIN) {
+        let was_skipping = deframer.skipping_bytes() > 0;
+        let result = match deframer.room(DIRECT_READ_BYTES_MIN, self.shared.frame_bytes_max) {
             Some(room) => recv(socket, spare_capacity(room), RecvFlags::empty()).map(|(_, count)| (count, 0, 0..0)),
             None => self.buffers.read(socket, budget).map(|(buffer, range)| (range.len(), buffer, range)),
         };
@@ -383,6 +392,9 @@ impl Driver {
                     self.router.handle_frame(peer, &mut frame, self.now, &mut self.conns);
                     self.frames.push(Bytes::from(frame));
                 }
+                CutPlace::Oversize(oversize) => {
+                    self.router.handle_oversize(peer, &oversize, self.now, &mut self.conns);
+                }
             }
             self.conns.pending.end_frame();
             if !self.conns.is_open(peer) {
@@ -393,9 +405,12 @@ impl Driver {
                 report_written(&mut self.router, &mut self.conns, self.now);
             }
         }
-        let is_mid_frame = deframer.is_mid_frame();
+        let (is_mid_frame, is_skipping) = (deframer.is_mid_frame(), deframer.skipping_bytes() > 0);
         if !self.conns.restore(peer, deframer) {
             return Read::Ended;
+        }
+        if was_skipping && !is_skipping {
+            self.router.handle_partial(peer, false, self.now); // what follows is another frame
         }
         self.router.handle_partial(peer, is_mid_frame, self.now);
         if let Some(bytes) = self.conns.kept_bytes(peer) {

@@ -17,13 +17,18 @@ pub struct Embedding {
     pub events: Option<(EventMask, EventSink)>,
     /// Who wants to know that the gateway's thread goes round.
     pub pulse: Option<Pulse>,
+    /// A service manager knows this process, and what it starts, by their control group, and takes everybody else for a stranger. So only processes of the
+    /// same control group may take over: were it another, the manager would see its service end and start it anew, beside the one that took over.
+    pub is_service: bool,
 }
 
 impl fmt::Debug for Embedding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Embedding { listener, events, pulse } = self;
+        let Embedding { listener, events, pulse, is_service } = self;
         let mask = events.as_ref().map(|(mask, _)| mask);
-        f.debug_struct("Embedding").field("listener", listener).field("events", &mask).field("pulse", pulse).finish()
+        let mut fields = f.debug_struct("Embedding");
+        fields.field("listener", listener).field("events", &mask).field("pulse", pulse);
+        fields.field("is_service", is_service).finish()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::adopted::adopt;
 use crate::clock::Clock;
-use crate::config::GatewayConfig;
+use crate::config::{GatewayConfig, Takeover};
 use crate::driver::{Driver, Ending, Listener};
 use crate::embedding::Embedding;
 use crate::error::{ReloadError, StartError, StopReason, Stopped};
@@ -35,6 +35,7 @@ pub struct Gateway {
     shared: Arc<Shared>,
     commands: SyncSender<Command>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    taken_from: Option<u32>,
 }
 
 /// What a gateway says of itself.
@@ -91,7 +92,7 @@ impl Gateway {
     /// Like [`Gateway::start`], with what the program around it brings along: a socket that listens already, somebody who hears events
     /// or wants to be sure that the gateway's thread goes round.
     pub fn start_embedded(mut config: GatewayConfig, embedding: Embedding) -> Result<Gateway, StartError> {
-        let Embedding { listener, events, pulse } = embedding;
+        let Embedding { listener, events, pulse, is_service } = embedding;
         config.router.check()?;
         let policy = config.policy.load()?;
         raise_open_files_limit();
@@ -100,7 +101,8 @@ impl Gateway {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(resource("an event loop"))?;
         // A seed that nobody else can guess: std's hasher has a random key for each process and map.
         let seed = RandomState::new().hash_one(std::process::id());
-        let taken = if config.takeover { begin_takeover(&config, listener.is_some())? } else { None };
+        let taken = begin_takeover(&config, listener.is_some())?;
+        let taken_from = taken.as_ref().map(|(taken, _)| taken.pid);
         let (listener, clock, router, inherited) = match taken {
             Some((taken, commit)) => {
                 let Taken { listener, router, clock, exported_at, conns, lingering, pid } = taken;
@@ -141,6 +143,7 @@ impl Gateway {
         if let Some(pulse) = pulse {
             driver.set_pulse(pulse);
         }
+        driver.set_is_service(is_service);
         let on_thread = shared.clone();
         // The thread is there before a takeover is final: afterwards nothing may fail.
         let (to_thread, start) = sync_channel::<Driver>(1);
@@ -163,7 +166,7 @@ impl Gateway {
             commit.send(&shared.socket_path)?;
         }
         to_thread.send(driver).expect("the thread waits for it");
-        Ok(Gateway { shared, commands, thread: Mutex::new(Some(thread)) })
+        Ok(Gateway { shared, commands, thread: Mutex::new(Some(thread)), taken_from })
     }
 
     /// Listens to other events from now on. Without a sink it changes nothing but what is logged.
@@ -174,6 +177,11 @@ impl Gateway {
     /// Where it listens.
     pub fn socket_path(&self) -> &Path {
         &self.shared.socket_path
+    }
+
+    /// The process of the gateway that it has taken over from, if it has. That one is about to end.
+    pub fn taken_from(&self) -> Option<u32> {
+        self.taken_from
     }
 
     /// What it says of itself.
@@ -322,10 +330,24 @@ fn serve(mut driver: Driver, shared: &Shared) {
 
 /// What there is to take over. Where systemd has passed the socket, nobody else serves it.
 fn begin_takeover(config: &GatewayConfig, has_listener: bool) -> Result<Option<(Taken, Commit)>, StartError> {
-    let taken = if has_listener { None } else { take_over(&config.socket_path, config.router.clone())? };
-    if taken.is_none() {
-        let socket = config.socket_path.display();
-        tracing::warn!(%socket, "no gateway is running that could be taken over: starting as usual");
+    let path = &config.socket_path;
+    let from = match config.takeover {
+        Takeover::No => return Ok(None),
+        Takeover::IfRunning => None,
+        Takeover::From(pid) => Some(pid),
+    };
+    let taken = if has_listener { None } else { take_over(path, from, config.router.clone())? };
+    match (&taken, from) {
+        (None, Some(pid)) => {
+            let why =
+                format!("nobody answers there, and process {pid} should: has it ended, or is the socket's file gone?");
+            return Err(StartError::Takeover { path: path.clone(), why });
+        }
+        (None, None) => {
+            let socket = path.display();
+            tracing::warn!(%socket, "no gateway is running that could be taken over: starting as usual");
+        }
+        (Some(_), _) => {}
     }
     Ok(taken)
 }

@@ -2,6 +2,7 @@
 
 use crate::event::{GatewayEvent, mask_of};
 use bro_proto::limits;
+use bro_proto::name::printable;
 use bro_router::{Event, EventMask};
 use tracing::Level;
 
@@ -99,6 +100,8 @@ impl Journal {
         match event {
             Event::Warning { peer, service, message } => {
                 if let Some(left_out) = self.warnings.take(self.now_us) {
+                    // Peers have a say in it: what they called, what they named.
+                    let message = printable(message);
                     let peer = peer.map(|peer| peer.slot);
                     match left_out {
                         0 => tracing::warn!(service, peer, "{message}"),

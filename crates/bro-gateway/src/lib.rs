@@ -52,7 +52,7 @@ pub use bro_router::{
     CloseReason, ConfigError, Counters, EventMask, InstanceView, LanePolicy, LoopView, PeerId, RouterConfig,
     ServiceView, UserView, WakeupView,
 };
-pub use config::{DEFAULT_SOCKET_PATH, GatewayConfig};
+pub use config::{DEFAULT_SOCKET_PATH, GatewayConfig, Takeover};
 pub use embedding::{Embedding, Pulse, Vitals};
 pub use error::{ReloadError, StartError, StopReason, Stopped};
 pub use event::GatewayEvent;

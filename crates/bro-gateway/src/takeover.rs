@@ -57,6 +57,10 @@ struct ConnState {
     is_paused: bool,
     /// Bytes of a frame whose end has not arrived.
     partial_bytes: u64,
+    /// Bytes of a frame above the limit that are still to be skipped. A gateway that does not know this field refuses to take over a connection
+    /// where it is not 0: there is no unfinished frame, and the router says that there is one.
+    #[serde(default)]
+    skipping_bytes: u64,
     /// Bytes that its socket did not take.
     queued_bytes: u64,
 }
@@ -78,9 +82,25 @@ pub(crate) fn may_take_over(other: &PeerIdentity, own_uid: u32) -> bool {
     other.uid.is_some_and(|uid| uid == own_uid || uid == 0)
 }
 
+/// Whether that process is in the control group of this one, as far as the kernel tells.
+pub(crate) fn shares_control_group(pid: Option<u32>) -> bool {
+    let group = |process: &str| std::fs::read(format!("/proc/{process}/cgroup")).ok();
+    let own = group("self");
+    own.is_some() && own == pid.and_then(|pid| group(&pid.to_string()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_child_shares_the_control_group_and_who_is_not_there_does_not() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        assert!(shares_control_group(Some(child.id())));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!shares_control_group(Some(child.id())) && !shares_control_group(None));
+    }
 
     #[test]
     fn only_the_same_user_and_root_may_take_over() {

@@ -169,9 +169,34 @@ fn garbage_is_answered_with_an_error_and_the_end_and_others_go_on() {
     gateway.stop().unwrap();
 }
 
-/// A blocking program that sends a whole oversize frame before it reads anything must still learn why.
+/// A blocking program that sends a whole oversize frame before it reads anything.
 #[test]
-fn an_oversize_frame_that_is_sent_to_its_end_is_explained() {
+fn a_call_above_the_limit_fails_and_the_next_one_does_not() {
+    let (directory, gateway) = start();
+    let mut peer = RawPeer::registered(&directory.socket(), "large");
+    let bytes = bro_proto::limits::FRAME_BYTES_MAX + 1;
+    let mut large = u32::try_from(bytes).unwrap().to_be_bytes().to_vec();
+    large.extend_from_slice(br#"{"type":"CALL","id":"large","from":"large","to":"large","method":"m","params":""#);
+    large.resize(bytes + 4, b'x');
+    for round in 0..3 {
+        peer.stream.write_all(&large).unwrap();
+        peer.call(&format!("small-{round}"), "large", json!("me"));
+        let error = peer.receive();
+        assert_eq!((&error["id"], &error["error"]["code"]), (&json!("large"), &json!("PAYLOAD_TOO_LARGE")), "{error}");
+        let message = error["error"]["message"].as_str().unwrap();
+        assert!(message.contains("33554433 bytes") && message.contains("33554432"), "{message}");
+        let call = peer.receive();
+        peer.answer(&call);
+        assert_eq!(peer.receive()["data"], "me");
+    }
+    let counters = gateway.status().unwrap().counters;
+    assert_eq!((counters.refused_too_large, counters.malformed), (3, 0));
+    gateway.stop().unwrap();
+}
+
+/// What cannot be skipped is explained, even if it is sent to its end before anything is read.
+#[test]
+fn an_oversize_frame_of_which_nobody_knows_what_it_is_ends_the_connection() {
     let (directory, gateway) = start();
     let mut peer = RawPeer::registered(&directory.socket(), "large");
     let bytes = bro_proto::limits::FRAME_BYTES_MAX + 1;

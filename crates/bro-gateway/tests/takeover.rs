@@ -2,7 +2,7 @@
 
 mod common;
 
-use bro_gateway::{Gateway, GatewayConfig, RouterConfig, StartError, StopReason};
+use bro_gateway::{Embedding, Gateway, GatewayConfig, RouterConfig, StartError, StopReason, Takeover};
 use bro_proto::limits;
 use common::{RawPeer, TempDir, frame, until};
 use serde_json::{Value, json};
@@ -22,7 +22,7 @@ fn start() -> (TempDir, Gateway) {
 }
 
 fn successor(socket: &Path) -> Result<Gateway, StartError> {
-    Gateway::start(GatewayConfig { takeover: true, ..config(socket) })
+    Gateway::start(GatewayConfig { takeover: Takeover::IfRunning, ..config(socket) })
 }
 
 /// The gateway that takes over; the other one must have ended by that.
@@ -134,6 +134,29 @@ fn what_is_on_its_way_arrives() {
     new.stop().unwrap();
 }
 
+/// The new gateway begins in the middle of what the old one skips.
+#[test]
+fn a_frame_above_the_limit_is_skipped_by_both() {
+    let (directory, old) = start();
+    let socket = directory.socket();
+    let mut caller = RawPeer::registered(&socket, "caller");
+    let mut callee = RawPeer::registered(&socket, "callee");
+    let bytes = limits::FRAME_BYTES_MAX + 1000;
+    let mut large = u32::try_from(bytes).unwrap().to_be_bytes().to_vec();
+    large.extend_from_slice(br#"{"type":"CALL","id":"large","from":"caller","to":"callee","method":"m","params":""#);
+    large.resize(bytes + 4, b'x');
+    let (first, second) = large.split_at(bytes / 2);
+    caller.stream.write_all(first).unwrap();
+    let refused = caller.receive();
+    assert_eq!((&refused["id"], &refused["error"]["code"]), (&json!("large"), &json!("PAYLOAD_TOO_LARGE")));
+    // All of the first half is read before the sockets change hands, or in them: either way it is counted.
+    let new = take_over(old, &socket);
+    caller.stream.write_all(second).unwrap();
+    assert_goes_on(&new, &mut caller, &mut callee);
+    assert_eq!(new.status().unwrap().counters.refused_too_large, 1);
+    new.stop().unwrap();
+}
+
 #[test]
 fn many_takeovers_while_calls_are_made_lose_none_and_double_none() {
     const TAKEOVERS: usize = 12;
@@ -210,6 +233,37 @@ fn who_does_not_hand_over_goes_on() {
     assert_goes_on(&gateway, &mut caller, &mut callee);
     assert_eq!(directory.entries(), ["gateway.sock"]);
     gateway.stop().unwrap();
+}
+
+/// A gateway that was started to take over started beside the running one, where it did not find that at its path.
+#[test]
+fn who_is_to_take_over_from_one_gateway_takes_nothing_else() {
+    let (directory, gateway) = start();
+    let from = |pid: u32, socket: &Path| {
+        refusal(Gateway::start(GatewayConfig { takeover: Takeover::From(pid), ..config(socket) }))
+    };
+    let why = from(1, &directory.socket());
+    assert!(why.contains("not in 1"), "{why}");
+    let mut caller = RawPeer::registered(&directory.socket(), "caller");
+    let mut callee = RawPeer::registered(&directory.socket(), "callee");
+    assert_goes_on(&gateway, &mut caller, &mut callee);
+    let elsewhere = TempDir::new();
+    let why = from(std::process::id(), &elsewhere.socket());
+    assert!(why.contains("nobody answers there"), "{why}");
+    assert_eq!(elsewhere.entries(), Vec::<String>::new());
+    let takeover = Takeover::From(std::process::id());
+    let new = Gateway::start(GatewayConfig { takeover, ..config(&directory.socket()) }).unwrap();
+    assert_eq!((new.taken_from(), gateway.taken_from()), (Some(std::process::id()), None));
+    assert_goes_on(&new, &mut caller, &mut callee);
+    new.stop().unwrap();
+}
+
+#[test]
+fn a_service_is_taken_over_by_processes_of_its_own_control_group() {
+    let directory = TempDir::new();
+    let embedding = Embedding { is_service: true, ..Embedding::default() };
+    let old = Gateway::start_embedded(config(&directory.socket()), embedding).unwrap();
+    take_over(old, &directory.socket()).stop().unwrap();
 }
 
 #[test]
@@ -391,6 +445,23 @@ fn what_an_old_gateway_says_is_not_believed() {
         old.join().unwrap();
     }
     assert!(reasons.len() > 5, "{reasons:?}");
+    // What it says of its connections is not what its router says of its peers. The connections stand last.
+    for (key, lie, says) in [
+        (&b"\xa4slot"[..], 7, "a connection is that of another peer"),
+        (b"\xaageneration", 7, "a connection is that of another peer"),
+        (b"\xa9is_paused", 0xc3, "a connection's queue is not what its peer is charged for"),
+        (b"\xacqueued_bytes", 7, "a connection's queue is not what its peer is charged for"),
+        (b"\xadpartial_bytes", 7, "a connection is in the middle of a frame, and its peer is not"),
+    ] {
+        let mut bytes = all.clone();
+        let at =
+            bytes.windows(key.len()).rposition(|window| window == key).expect("the connections say so") + key.len();
+        bytes[at] = lie;
+        let old = play_old(&directory, accepted.clone(), bytes);
+        let why = refusal(successor(&directory.socket()));
+        assert!(why.contains(says), "{why}");
+        old.join().unwrap();
+    }
     let later = with_format(&all, 99);
     let old = play_old(&directory, accepted, later);
     let why = refusal(successor(&directory.socket()));

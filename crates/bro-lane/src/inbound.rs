@@ -25,7 +25,8 @@ pub struct Inbound {
     released: u64,
     /// The producer's position as last read and checked.
     tail_seen: u64,
-    /// Where the next large record begins. Invariant: `arena_head` <= `arena_tail_seen` <= `arena_head` + arena size.
+    /// Where the next large record begins. Invariant: `arena_tail_seen` <= `arena_head` + arena size; it is less than `arena_head` where the end of
+    /// the last record was seen, and that of the room around it not yet.
     arena_head: u64,
     arena_released: u64,
     /// The producer's position in the arena as last read and checked.
@@ -214,11 +215,13 @@ impl Inbound {
     /// How much of the large record of `len` bytes that is next has been written.
     fn refresh_arena(&mut self, len: u64) -> Result<u64, Violation> {
         let tail = self.shared.control().producer.arena_tail.load(Ordering::Acquire);
-        if tail < self.arena_tail_seen || tail - self.arena_head > self.shared.arena.len() {
-            return Err(Violation::ArenaTail { from: self.arena_tail_seen, to: tail });
+        match tail.checked_sub(self.arena_head) {
+            Some(written) if tail >= self.arena_tail_seen && written <= self.shared.arena.len() => {
+                self.arena_tail_seen = tail;
+                Ok(len.min(written))
+            }
+            _ => Err(Violation::ArenaTail { from: self.arena_tail_seen, to: tail }),
         }
-        self.arena_tail_seen = tail;
-        Ok(len.min(tail - self.arena_head))
     }
 
     fn store_heads(&mut self) {

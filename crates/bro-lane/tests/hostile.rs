@@ -138,6 +138,20 @@ fn a_large_record_that_never_comes_is_no_record() {
     }
 }
 
+/// A tail that is no multiple of what records are aligned to lies before the end of the record that it completes.
+#[test]
+fn an_end_of_the_arena_that_is_not_aligned_is_no_way_behind_the_consumer() {
+    for (len, written) in [(5000, 5000), (5000, 5001), (5000, 5055)] {
+        let mut victim = Victim::new();
+        victim.record(LARGE | len, 8);
+        victim.word(IN + ARENA_TAIL, written);
+        assert_eq!(victim.lane.pop(&mut Vec::new()), Ok(Some(5000)));
+        victim.word(RING_IN + 8, LARGE | len);
+        victim.word(IN + TAIL, 16);
+        assert_eq!(victim.violation(), Violation::ArenaTail { from: written, to: written });
+    }
+}
+
 #[test]
 fn acknowledgements_of_what_was_never_sent_are_violations() {
     for (at, to) in [(HEAD, 1 << 40), (HEAD, u64::MAX), (ARENA_HEAD, 64), (ARENA_HEAD, u64::MAX)] {

@@ -83,7 +83,7 @@ impl Policy {
         }
         let file: File = toml::from_str(text).map_err(|error| {
             let end = text.trim_end().len();
-            PolicyError::new(text, &error.span().unwrap_or(end..end), error.message())
+            PolicyError::new(text, &error.span().unwrap_or(end..end), explained(error.message()))
         })?;
         let trust = if file.trust_gateway_user { Trust::User(gateway_uid) } else { Trust::Nobody };
         if let Some(rule) = file.rules.get(POLICY_RULES_MAX) {
@@ -95,6 +95,18 @@ impl Policy {
         let rules = file.rules.iter().map(|rule| reader.rule(rule)).collect::<Result<_, _>>()?;
         Ok(Policy { trust, rules })
     }
+}
+
+/// What the reader of TOML says, with what to do about the two mistakes that are made most easily.
+fn explained(message: &str) -> String {
+    let what_to_do = match message {
+        "missing field `methods`" => ": a service all of whose methods may be called stands without a table",
+        _ if message.ends_with("expected a sequence") => {
+            ": lists stand in brackets, as own = [\"web\"], and each rule begins with [[rules]]"
+        }
+        _ => "",
+    };
+    format!("{message}{what_to_do}")
 }
 
 struct Reader<'a, A> {

@@ -103,6 +103,8 @@ fn rights_of_all_rules_that_speak_of_a_peer_add_up() {
 #[test]
 fn mistakes_are_told_with_their_place() {
     wrong("rules = 5", 1, 9, "expected a sequence");
+    wrong("[rules]\nusers = [1]", 1, 1, "each rule begins with [[rules]]");
+    wrong("[[rules]]\nusers = [1]\ncall = [{ service = \"a\" }]", 3, 9, "stands without a table");
     wrong("[[rule]]\nusers = [1]", 1, 3, "unknown field `rule`");
     wrong("[[rules]]\nusers = [1]\n  ownn = [\"a\"]", 3, 3, "unknown field `ownn`");
     wrong("[[rules]]\nusers = [\"web\", \"wbe\"]\nwatch = true", 2, 17, "no user \"wbe\"");

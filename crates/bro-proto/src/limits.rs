@@ -5,8 +5,13 @@
 
 /// Bytes of the length prefix in front of every v1 frame.
 pub const FRAME_PREFIX_BYTES: usize = 4;
-/// Largest body of one frame, in bytes. A peer that announces more is told `PAYLOAD_TOO_LARGE` and closed.
+/// Largest body of one frame, in bytes. The call that a larger one is about fails with `PAYLOAD_TOO_LARGE`, and its bytes are skipped.
 pub const FRAME_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// First bytes of the body of a larger frame, in which it must stand which call it is about. They are all that is kept of it.
+pub const OVERSIZE_HEAD_BYTES: usize = 4096;
+/// Largest body that is skipped, in bytes. Whoever announces more does not speak our protocol, or nothing that would ever be wanted: the
+/// connection is closed.
+pub const OVERSIZE_BYTES_MAX: usize = 1024 * 1024 * 1024;
 /// Deepest nesting of arrays and objects in any frame. Equal to what `serde_json` accepts by default.
 pub const NESTING_MAX: usize = 128;
 
@@ -158,7 +163,10 @@ pub const PARKED_MAX: usize = 4096;
 pub const PARKED_PER_PEER_MAX: usize = 64;
 /// Bytes of what one thing that happens may give to parked introspection calls. Further ones that wait for a service are told
 /// `RESOURCE_EXHAUSTED`; further ones that wait for events have to ask once more.
-pub const PARKED_ANSWERS_BYTES_MAX: usize = 64 * 1024 * 1024;
+pub const PARKED_ANSWERS_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Bytes of a list in one answer of the gateway's own, at which it ends: making it takes the gateway's time, and asking is cheap. Lists of services
+/// that are longer are refused with `PAYLOAD_TOO_LARGE`; lists of events go on in the next answer.
+pub const INTROSPECTION_LIST_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Most services that `status` tells of that somebody waits for.
 pub const WAITED_FOR_SHOWN_MAX: usize = 64;
 /// Largest `params` of an introspection call, in encoded bytes.
@@ -191,6 +199,8 @@ pub const SOCKET_PATH_BYTES_MAX: usize = 107;
 pub const LISTEN_BACKLOG: i32 = 4096;
 /// How long a gateway does not accept after it ran out of file descriptors or memory for it, in milliseconds.
 pub const ACCEPT_BACKOFF_MS: u64 = 250;
+/// What a gateway does of what is overdue before it looks at its sockets again: calls that end at the same moment must not hold up all others.
+pub const TIMERS_PER_INPUT_MAX: usize = 4096;
 /// A gateway that wakes up so much too late looks at its sockets once more before it does what is overdue, in milliseconds.
 pub const LOOK_AGAIN_MS: u64 = 20;
 /// A gateway that wakes up so much too late was not running: nobody could be heard meanwhile, in milliseconds.
@@ -226,6 +236,10 @@ pub const CLIENT_DRAIN_TIMEOUT_MS: u64 = 30_000;
 pub const COMMANDS_MAX: usize = 256;
 /// How long a gateway that hands over waits for the other one, in milliseconds. Nobody is served meanwhile; afterwards it goes on.
 pub const TAKEOVER_TIMEOUT_MS: u64 = 5_000;
+/// How long a gateway waits for the one that it has started to take over, in milliseconds: afterwards it would start another.
+pub const SUCCESSOR_TIMEOUT_MS: u64 = 30_000;
+/// How long a gateway that hands over waits until its service manager has heard of the new process, in milliseconds; and the new one for its end.
+pub const SERVICE_HANDOVER_TIMEOUT_MS: u64 = 5_000;
 /// Descriptors that go with one message of a takeover: as many as the kernel takes.
 pub const TAKEOVER_DESCRIPTORS_PER_MESSAGE: usize = 253;
 /// Descriptors that a gateway must be able to open beyond those that it takes over.
@@ -275,7 +289,14 @@ pub const PING_METHOD: &str = "bro.ping";
 const _: () = {
     assert!(LOOK_AGAIN_MS < OVERSLEPT_MS);
     assert!(FRAME_BYTES_MAX <= u32::MAX as usize, "the prefix has 32 bits");
+    assert!(FRAME_BYTES_MAX < OVERSIZE_BYTES_MAX && OVERSIZE_BYTES_MAX <= u32::MAX as usize);
+    assert!(OVERSIZE_HEAD_BYTES < PARTIAL_FREE_BYTES, "what is kept of a frame above the limit is little");
     assert!(REGISTER_BYTES_MAX <= FRAME_BYTES_MAX);
+    assert!(
+        2 * REGISTER_BYTES_MAX < INTROSPECTION_LIST_BYTES_MAX,
+        "a list has room for the largest service, also as JSON"
+    );
+    assert!(INTROSPECTION_LIST_BYTES_MAX <= PARKED_ANSWERS_BYTES_MAX && INTROSPECTION_LIST_BYTES_MAX < FRAME_BYTES_MAX);
     assert!(METADATA_BYTES_MAX <= REGISTER_BYTES_MAX);
     assert!(CHAIN_LEN_MAX >= 2 * DEPTH_MAX as usize, "a legal old chain fits");
     assert!(QUEUE_PAUSE_BYTES < QUEUE_CALLS_BYTES_MAX);

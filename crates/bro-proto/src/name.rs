@@ -1,6 +1,7 @@
 //! Names of services and methods, checked once, where they come in.
 
 use crate::limits::{METHOD_NAME_BYTES_MAX, SERVICE_NAME_BYTES_MAX};
+use std::borrow::Cow;
 
 /// Why a name is not acceptable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -31,6 +32,15 @@ pub fn check_method_name(name: &str) -> Result<(), NameError> {
     check(name, METHOD_NAME_BYTES_MAX)
 }
 
+/// A text of a peer as it may stand in a log or on a terminal: in one line, control characters written as escapes.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    if !text.chars().any(char::is_control) {
+        return Cow::Borrowed(text);
+    }
+    let escaped = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    Cow::Owned(text.chars().map(escaped).collect())
+}
+
 fn check(name: &str, limit: usize) -> Result<(), NameError> {
     if name.is_empty() {
         return Err(NameError::Empty);
@@ -42,4 +52,15 @@ fn check(name: &str, limit: usize) -> Result<(), NameError> {
         return Err(NameError::ControlCharacter);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_peer_writes_cannot_steer_a_terminal_or_begin_a_line() {
+        assert_eq!(printable("a plain text, also \u{e4}\u{1f600}"), "a plain text, also \u{e4}\u{1f600}");
+        assert_eq!(printable("\x1b[2J\r\nbro: \u{9b}1m\x7f"), "\\u{1b}[2J\\r\\nbro: \\u{9b}1m\\u{7f}");
+    }
 }

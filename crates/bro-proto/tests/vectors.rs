@@ -6,7 +6,7 @@ use bro_proto::frame::{Deframer, FrameError};
 use bro_proto::limits::FRAME_BYTES_MAX;
 use bro_proto::v1::message::{self, Message};
 use bro_proto::v1::rewrite::{TranscodeError, rewrite, transcode};
-use bro_proto::v1::{Encoding, Header, Kind, Payload, ScanError, Status, Text, decode, scan};
+use bro_proto::v1::{Encoding, Header, Kind, Payload, ScanError, Status, Text, decode, scan, scan_beginning};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -176,6 +176,21 @@ fn check_header(name: &str, header: &Header<'_>, body: &[u8], message: &Value) {
     }
 }
 
+/// What is read of the beginning of a body is what is read of the whole, or nothing. Every field is seen as soon as it is there.
+fn check_beginnings(name: &str, header: &Header<'_>, body: &[u8]) {
+    for cut in 0..=body.len() {
+        let Some(begun) = scan_beginning(&body[..cut]) else { continue };
+        assert_eq!(begun.kind, header.kind, "{name}: {cut}");
+        for (part, whole) in [(&begun.id, &header.id), (&begun.from, &header.from), (&begun.to, &header.to)] {
+            assert!(part.is_none() || part == whole, "{name}: {cut}");
+            let is_there = whole.as_ref().is_some_and(|text| text.span.end < cut);
+            assert!(part.is_some() || !is_there, "{name}: {cut}");
+        }
+        assert!(begun.context.is_none() || begun.context == header.context, "{name}: {cut}");
+    }
+    assert_eq!(scan_beginning(body).is_some(), header.kind != Kind::Unknown, "{name}");
+}
+
 /// A good body: read, compared with serde_json, carried to the other encoding, and built anew.
 fn check_good(vector: &Vector) {
     let name = &vector.name;
@@ -189,6 +204,7 @@ fn check_good(vector: &Vector) {
     let json = if target == Encoding::Json { expected.as_slice() } else { body.as_slice() };
     let value = decode::to_json(Payload { encoding: Encoding::Json, bytes: json }).unwrap();
     check_header(name, &header, &body, &value);
+    check_beginnings(name, &header, &body);
 
     let mut other = Vec::new();
     rewrite(&body, header.encoding, target, &[], &mut other).unwrap_or_else(|error| panic!("{name}: {error}"));

@@ -10,7 +10,7 @@ use crate::router::Router;
 use crate::takeover::TakeoverParams;
 use crate::view::{InstanceView, LoopView, ServiceView, WakeupView};
 use bro_proto::limits::{
-    EVENTS_PER_POLL_MAX, FRAME_PREFIX_BYTES, GATEWAY_SERVICE, INTROSPECTION_PARAMS_BYTES_MAX, PING_METHOD,
+    EVENTS_PER_POLL_MAX, GATEWAY_SERVICE, INTROSPECTION_LIST_BYTES_MAX, INTROSPECTION_PARAMS_BYTES_MAX, PING_METHOD,
     WAITED_FOR_SHOWN_MAX,
 };
 use bro_proto::v1::decode::to_json;
@@ -118,8 +118,8 @@ impl Router {
 
     /// Appends the answer to `events`.
     pub(crate) fn write_events(&self, out: &mut Vec<u8>, cursor: u64, max: usize) {
-        let limit = self.config.frame_bytes_max.saturating_sub(ENVELOPE_BYTES);
-        // As many as fit into a frame; msgpack needs about as much as JSON.
+        let limit = self.list_bytes_max();
+        // msgpack needs about as much as JSON.
         let (mut fitting, mut bytes) = (0, 0);
         for entry in self.reporter.log.since(cursor, max).entries {
             bytes += entry.len() + 1;
@@ -272,7 +272,7 @@ impl Router {
             write_json_string(&mut out, &service.name);
         }
         out.extend_from_slice(b"],\"users\":[");
-        self.write_users(&mut out);
+        self.write_users(asker, &mut out);
         out.extend_from_slice(b"],\"waitedFor\":{");
         let seen = self.parked.waited_for().filter(|(name, _)| self.may_see(asker, name));
         for (at, (name, waiters)) in seen.take(WAITED_FOR_SHOWN_MAX).enumerate() {
@@ -293,9 +293,11 @@ impl Router {
         out
     }
 
-    /// Those with most memory, as many as a status can show.
-    fn write_users(&self, out: &mut Vec<u8>) {
-        for (at, user) in self.users().iter().take(USERS_SHOWN_MAX).enumerate() {
+    /// Those with most memory, as many as a status can show, of those that the asker may know of.
+    fn write_users(&self, asker: u32, out: &mut Vec<u8>) {
+        let users = self.users();
+        let seen = users.iter().filter(|user| self.may_see_user(asker, user.uid));
+        for (at, user) in seen.take(USERS_SHOWN_MAX).enumerate() {
             out.extend_from_slice(if at == 0 { b"{" } else { b",{" });
             if let Some(uid) = user.uid {
                 out.extend_from_slice(format!("\"uid\":{uid},").as_bytes());
@@ -311,7 +313,7 @@ impl Router {
     }
 
     fn services(&self, asker: u32) -> Result<Vec<u8>, ErrorBody> {
-        let limit = self.config.frame_bytes_max.saturating_sub(FRAME_PREFIX_BYTES + ENVELOPE_BYTES);
+        let limit = self.list_bytes_max();
         let mut out = b"{\"services\":[".to_vec();
         let seen = self.registry.iter().filter(|(_, service)| self.may_see(asker, &service.name));
         for (at, (index, _)) in seen.enumerate() {
@@ -320,12 +322,19 @@ impl Router {
             }
             self.write_service(&mut out, index);
             if out.len() > limit {
-                let message = "the list is larger than a frame may be: take the names from `status` and ask for each by `service`";
+                let message = format!(
+                    "the list has more than {limit} bytes: take the names from `status` and ask for each by `service`"
+                );
                 return Err(ErrorBody::new(ErrorCode::PayloadTooLarge, message));
             }
         }
         out.extend_from_slice(b"]}");
         Ok(out)
+    }
+
+    /// What a list may have, so that it fits a frame and is soon made.
+    fn list_bytes_max(&self) -> usize {
+        self.config.frame_bytes_max.saturating_sub(ENVELOPE_BYTES).min(INTROSPECTION_LIST_BYTES_MAX)
     }
 
     fn write_instance(&self, out: &mut Vec<u8>, slot: u32) {

@@ -10,6 +10,7 @@
 //! | `routing`, `calls`, `abandoned` | CALLs: admission, forwarding, what is in flight, and what may still be answered |
 //! | `reply` | RESPONSEs: forwarded, and the gateway's own |
 //! | `v2_peer`, `v2_call`, `v2_reply`, `v2_report` | the same for peers of version 2 |
+//! | `oversize` | frames above the limit: whom to tell |
 //! | `cancel` | calls that are given up, and those made for them |
 //! | `lanes` | direct lanes between peers: offered, open, taken back |
 //! | `permission` | who may do what, as the policy says |
@@ -37,6 +38,7 @@ mod hash;
 mod introspect;
 mod lanes;
 mod outbox;
+mod oversize;
 mod parked;
 mod peers;
 mod permission;

@@ -235,7 +235,14 @@ impl Router {
         restriction.is_none_or(|restriction| self.permissions.policy.may_see(&restriction.rights, service))
     }
 
-    /// The same, with the error that says so.
+    /// Whether a peer may know what a user has taken: of its own, or of all where it watches or administers.
+    pub(crate) fn may_see_user(&self, slot: u32, uid: Option<u32>) -> bool {
+        let peer = &self.peers[slot];
+        let sees_all = |restriction: &Restriction| restriction.rights.may_watch || restriction.rights.may_administer;
+        peer.restriction.as_deref().is_none_or(sees_all) || uid == peer.identity.uid
+    }
+
+    /// Like [`Router::may_see`], with the error that says so.
     pub(crate) fn check_see(&self, slot: u32, service: &str) -> Result<(), ErrorBody> {
         let what = || denial(&self.peers[slot].identity, &format!("know of {service}"));
         if self.may_see(slot, service) { Ok(()) } else { Err(what()) }

@@ -86,10 +86,11 @@ impl Registry {
         self.services.iter().map(|(index, service)| (index_of(index), service))
     }
 
-    /// A few services, found without looking far.
-    pub(crate) fn some(&self, count: usize) -> impl Iterator<Item = &Service> {
+    /// A few services, found without looking far; not the one with this serial.
+    pub(crate) fn some(&self, but: u64, count: usize) -> impl Iterator<Item = &Service> {
         const LOOKED_AT_MAX: usize = 256;
-        (0..LOOKED_AT_MAX).filter_map(|index| self.services.get(index)).take(count)
+        let others = (0..LOOKED_AT_MAX).filter_map(|index| self.services.get(index));
+        others.filter(move |service| service.serial != but).take(count)
     }
 
     pub(crate) fn find(&self, hasher: &KeyedHash, name: &str) -> Option<u32> {

@@ -18,7 +18,7 @@ use crate::takeover::TakeoverRequest;
 use crate::timers::{Timer, Timers};
 use crate::view::LoopView;
 use bro_proto::frame::FrameError;
-use bro_proto::limits::{FRAME_PREFIX_BYTES, HEARTBEATS_MISSED_MAX};
+use bro_proto::limits::{FRAME_PREFIX_BYTES, HEARTBEATS_MISSED_MAX, TIMERS_PER_INPUT_MAX};
 use bro_proto::rng::Rng;
 use bro_proto::v1::{self, Encoding, Kind};
 use bro_proto::v2;
@@ -242,9 +242,11 @@ impl Router {
         self.settle(now, out);
     }
 
-    /// Does everything that is due.
+    /// Does what is due, up to [`TIMERS_PER_INPUT_MAX`] things at once. Where there are more, [`Router::wakeup_ms`] says that it is to be called
+    /// again; other inputs may come in between.
     pub fn handle_time(&mut self, now: Now, out: &mut impl Outbox) {
-        while let Some(timer) = self.timers.expire(now.mono_ms()) {
+        for _ in 0..TIMERS_PER_INPUT_MAX {
+            let Some(timer) = self.timers.expire(now.mono_ms()) else { break };
             self.expire(timer, now, out);
             self.settle(now, out);
         }
@@ -359,7 +361,7 @@ impl Router {
     }
 
     /// Any frame is a sign of life, for the connection and for its service.
-    fn touch(&mut self, slot: u32, now: Now) {
+    pub(crate) fn touch(&mut self, slot: u32, now: Now) {
         let peer = &mut self.peers[slot];
         peer.last_frame_at_ms = now.wall_ms;
         peer.last_frame_ms = now.mono_ms();
@@ -373,7 +375,7 @@ impl Router {
         }
     }
 
-    fn end_partial(&mut self, slot: u32) {
+    pub(crate) fn end_partial(&mut self, slot: u32) {
         let peer = &mut self.peers[slot];
         // Only then there is a timer.
         if std::mem::take(&mut peer.is_mid_frame)
@@ -383,7 +385,7 @@ impl Router {
         }
     }
 
-    fn refuse_stream(&mut self, slot: u32, error: &FrameError, now: Now, out: &mut impl Outbox) {
+    pub(crate) fn refuse_stream(&mut self, slot: u32, error: &FrameError, now: Now, out: &mut impl Outbox) {
         self.counters.malformed += 1;
         self.counters.refused_too_large += 1;
         let message = format!("{error}; the connection will be closed");

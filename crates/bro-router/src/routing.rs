@@ -385,9 +385,11 @@ impl Router {
             return ErrorBody::new(ErrorCode::ServiceNotFound, format!("service {name:?} is not registered"));
         }
         let mut message = format!("service {name:?} is not registered (");
-        let count = self.registry.len();
-        message.push_str(if count == 0 { "none is" } else { "registered: " });
-        for (at, service) in self.registry.some(NEIGHBOURS_SHOWN_MAX).enumerate() {
+        // The caller itself, which may be no service but in name, is nobody to call.
+        let own = self.peers[caller].serial;
+        let count = self.registry.len().saturating_sub(1);
+        message.push_str(if count == 0 { "no other is" } else { "registered: " });
+        for (at, service) in self.registry.some(own, NEIGHBOURS_SHOWN_MAX).enumerate() {
             message.push_str(if at == 0 { "" } else { ", " });
             message.push_str(&service.name);
         }

@@ -20,6 +20,11 @@ use bro_proto::{CallContext, ErrorBody, ErrorCode, Now};
 /// No context and no value in either encoding.
 pub(crate) const NOTHING: Payload<'static> = Payload { encoding: Encoding::Json, bytes: &[] };
 
+/// No connection binds this route number.
+pub(crate) const NO_ROUTE: u32 = u32::MAX;
+/// What who names two calls alike is closed for.
+pub(crate) const NUMBER_TAKEN: Violation = "a CALL whose number is 0 or already in flight";
+
 /// A call that may be passed on.
 struct Admitted {
     callee: u32,
@@ -79,9 +84,8 @@ impl Router {
         now: Now,
         out: &mut impl Outbox,
     ) -> Option<Completion> {
-        let is_taken = self.calls.find_caller_number(caller, call.id).is_some();
-        if call.id == 0 || is_taken || self.find_parked(caller, call.id).is_some() {
-            self.violated(caller, "a CALL whose number is 0 or already in flight", now, out);
+        if self.is_number_taken(caller, call.id) {
+            self.violated(caller, NUMBER_TAKEN, now, out);
             return None;
         }
         let refused = match self.find_target(caller, call) {
@@ -101,7 +105,9 @@ impl Router {
         match refused {
             Ok(completion) => return completion,
             Err(Refusal::Closed(violation)) => self.violated(caller, violation, now, out),
-            Err(Refusal::Told(error)) => self.refuse_call_v2(caller, call, &error, now, out),
+            Err(Refusal::Told(error)) => {
+                self.refuse_call_v2(caller, call.id, (call.peer, call.method), &error, now, out);
+            }
         }
         None
     }
@@ -469,20 +475,36 @@ impl Router {
         }
     }
 
+    /// Whether a caller may not name a new call so.
+    #[inline(always)]
+    pub(crate) fn is_number_taken(&self, caller: u32, number: u64) -> bool {
+        let is_in_flight = self.calls.find_caller_number(caller, number).is_some();
+        number == 0 || is_in_flight || self.find_parked(caller, number).is_some()
+    }
+
+    /// Refuses the call with this number, which goes by this route to this method.
     #[cold]
-    fn refuse_call_v2(&mut self, caller: u32, call: &v2::Call<'_>, error: &ErrorBody, now: Now, out: &mut impl Outbox) {
+    pub(crate) fn refuse_call_v2(
+        &mut self,
+        caller: u32,
+        number: u64,
+        (route, method): (u32, &str),
+        error: &ErrorBody,
+        now: Now,
+        out: &mut impl Outbox,
+    ) {
         self.counters.calls_refused += 1;
         self.note_denied(Some(caller), error, now, out);
-        let id = CallerId::Number(call.id);
+        let id = CallerId::Number(number);
         let answer = Answer { id, outcome: Outcome::Error(error), context: NOTHING };
         self.answer(caller, "", &answer, now, out);
         if self.reporter.wants(EventMask::RESPONSES) {
             let state = self.peers[caller].v2.as_ref();
-            let route = state.and_then(|state| state.route(call.peer)).map_or("", |route| &route.name);
+            let route = state.and_then(|state| state.route(route)).map_or("", |route| &route.name);
             let event = Event::ResponseRouted {
                 from: route,
                 to: &self.registry[self.peers[caller].service].name,
-                method: call.method,
+                method,
                 status: bro_proto::v1::Status::Error,
                 request_id: &id.text(),
                 gateway_code: error.code.clone(),

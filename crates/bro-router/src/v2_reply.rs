@@ -62,6 +62,14 @@ impl Router {
         self.keep_scratch(frame);
     }
 
+    /// The call that this connection was asked under this number.
+    #[inline(always)]
+    pub(crate) fn find_asked(&self, callee: u32, number: u64) -> Option<u32> {
+        let index = self.calls.find_number(number)?;
+        let call = &self.calls[index];
+        (call.callee() == callee && !call.is_tabled()).then_some(index)
+    }
+
     /// A RESPONSE or an ERROR ends the call that this connection was asked under this number, if there is one.
     #[inline]
     fn route_answer_v2(
@@ -73,11 +81,7 @@ impl Router {
         now: Now,
         out: &mut impl Outbox,
     ) {
-        let asked = self.calls.find_number(number).filter(|&index| {
-            let call = &self.calls[index];
-            call.callee() == callee && !call.is_tabled()
-        });
-        let Some(index) = asked else {
+        let Some(index) = self.find_asked(callee, number) else {
             self.counters.responses_dropped += 1;
             return;
         };

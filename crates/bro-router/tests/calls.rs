@@ -2,10 +2,11 @@
 
 mod support;
 
+use bro_proto::limits::TIMERS_PER_INPUT_MAX;
 use bro_proto::v1::Encoding::{Json, Msgpack};
-use bro_router::{CloseReason, RouterConfig};
+use bro_router::{CloseReason, EventMask, RouterConfig};
 use serde_json::json;
-use support::{Gateway, answer, code};
+use support::{Gateway, answer, code, frame};
 
 #[test]
 fn an_unchanged_call_is_passed_on_from_where_it_lies() {
@@ -217,7 +218,11 @@ fn an_unknown_service_is_told_with_those_that_are_known() {
     let order = gateway.service("order", Json);
     gateway.send_json(order, &gateway.call("1", "order", "usre"));
     let message = gateway.take_one(order)["error"]["message"].as_str().unwrap().to_owned();
-    assert_eq!(message, "service \"usre\" is not registered (registered: order)");
+    assert_eq!(message, "service \"usre\" is not registered (no other is)");
+    gateway.service("user", Json);
+    gateway.send_json(order, &gateway.call("1", "order", "usre"));
+    let message = gateway.take_one(order)["error"]["message"].as_str().unwrap().to_owned();
+    assert_eq!(message, "service \"usre\" is not registered (registered: user)");
     for number in 0..20 {
         gateway.service(&format!("s{number}"), Json);
     }
@@ -259,6 +264,31 @@ fn a_wall_clock_that_jumps_kills_no_call_in_flight() {
     gateway.take(user);
     gateway.send_json(user, &answer(&call, json!(1)));
     assert_eq!(gateway.take_one(order)["status"], "success");
+}
+
+/// A million calls with one deadline ended in one input, and everybody waited for half a second.
+#[test]
+fn deadlines_that_pass_together_do_not_hold_up_others() {
+    const CALLS: usize = 2 * TIMERS_PER_INPUT_MAX + 100;
+    let mut gateway = Gateway::new();
+    gateway.router.set_events(EventMask::NONE);
+    let (order, _user) = (gateway.service("order", Json), gateway.service("user", Json));
+    let mut call = frame(&serde_json::to_vec(&gateway.call("req-1", "order", "user")).expect("JSON"));
+    for _ in 0..CALLS {
+        gateway.router.handle_frame(order, &mut call, gateway.now, &mut gateway.orders);
+    }
+    assert_eq!(gateway.router.in_flight_len(), CALLS);
+    gateway.now.mono_us += 6_000_000;
+    let mut left = vec![];
+    while gateway.router.wakeup_ms().is_some_and(|at| at <= gateway.now.mono_ms()) {
+        gateway.router.handle_time(gateway.now, &mut gateway.orders);
+        left.push(gateway.router.in_flight_len());
+    }
+    assert_eq!(left[..2], [CALLS - TIMERS_PER_INPUT_MAX, CALLS - 2 * TIMERS_PER_INPUT_MAX]);
+    assert_eq!(left.last(), Some(&0), "it is said that there is more until there is none");
+    let answers = gateway.take(order);
+    assert!(answers.len() == CALLS && answers.iter().all(|answer| code(answer) == "TIMEOUT"));
+    gateway.router.check_invariants();
 }
 
 #[test]

@@ -271,6 +271,13 @@ fn a_new_policy_counts_for_new_calls_also_on_routes_in_use() {
     gateway.rule("[[rules]]\nusers = [1001]\nown = [\"web\"]\ncall = [\"*\"]");
     gateway.call_v2_method(web, FrameKind::Call, 6, "get");
     assert_eq!(gateway.take_frames(order).len(), 1);
+    // Of one that might do everything the gateway remembered where its calls go.
+    let own = gateway.service_v2_of(OWN, "own", &["order"]);
+    gateway.call_v2_method(own, FrameKind::Call, 7, "get");
+    assert!(!gateway.take_frames(order).is_empty());
+    gateway.rule("trust_gateway_user = false\n[[rules]]\nusers = [8]\nown = [\"own\", \"order\"]");
+    gateway.call_v2_method(own, FrameKind::Call, 8, "get");
+    assert_eq!(gateway.failed_with(own), (8, ErrorCode::PermissionDenied));
 }
 
 #[test]
@@ -347,8 +354,32 @@ fn names_are_shown_to_those_who_may_use_them() {
         assert_eq!(code(&gateway.ask(web, method, params)), "PERMISSION_DENIED", "{method}");
     }
     assert_eq!(gateway.denied(), 7);
+    // Who calls what is not there is told which services are; who may not know of them is not.
+    gateway.call_method(order, "user.absent", "get");
+    let absent = gateway.take_one(order);
+    let message = absent["error"]["message"].as_str().expect("a message");
+    assert_eq!((code(&absent), message), ("SERVICE_NOT_FOUND", "service \"user.absent\" is not registered"));
+    gateway.call_method(own, "user.absent", "get");
+    assert!(gateway.take_one(own)["error"]["message"].as_str().expect("a message").contains("web"));
     assert_eq!(gateway.ask(web, "ping", json!({}))["data"]["pong"], true);
     assert_eq!(gateway.router.parked_len(), 1, "that of the owner");
+}
+
+/// `status` told everybody who may connect which users there are, and what each has.
+#[test]
+fn users_are_shown_to_themselves_and_to_those_who_watch_or_administer() {
+    for (rights, seen) in [("", vec![WEB]), ("watch = true", vec![WEB, ORDER]), ("administer = true", vec![WEB, ORDER])]
+    {
+        let rules = format!(
+            "[[rules]]\nusers = [{WEB}]\nown = [\"web\"]\n{rights}\n[[rules]]\nusers = [{ORDER}]\nown = [\"order\"]"
+        );
+        let mut gateway = Gateway::ruled_by(&rules);
+        let (web, _order) = (gateway.service_of(WEB, "web"), gateway.service_of(ORDER, "order"));
+        let users = gateway.ask(web, "status", json!({}))["data"]["users"].clone();
+        let mut uids: Vec<u64> = users.as_array().unwrap().iter().filter_map(|user| user["uid"].as_u64()).collect();
+        uids.sort_unstable();
+        assert_eq!(uids, seen.iter().map(|&uid| u64::from(uid)).collect::<Vec<_>>(), "{rights}");
+    }
 }
 
 #[test]

@@ -111,10 +111,30 @@ fn a_child_of_an_overdue_call_outlived_it() {
     let user = gateway.service_v2("user", &["user"]);
     let order = gateway.service_v2("order", &["user"]);
     gateway.call_v2(order, &Draft { timeout_ms: 50, ..draft(1) });
-    let asked = gateway.asked(user, "user", &mut Vec::new());
-    gateway.now.mono_us += 50_000;
+    let mut names = Vec::new();
+    let asked = gateway.asked(user, "user", &mut names);
+    gateway.now.mono_us += 20_000;
+    gateway.call_v2(user, &Draft { parent: asked.id, ..draft(3) });
+    assert_eq!(gateway.asked(user, "user", &mut names).timeout_ms, 30, "what is left, not what it asks for");
+    gateway.now.mono_us += 30_000;
     gateway.call_v2(user, &Draft { parent: asked.id, ..draft(2) });
     assert_eq!(gateway.failed_with(user), (2, ErrorCode::DeadlineExceeded));
+}
+
+/// Numbers of calls can be guessed. Who made a call, and who has nothing to do with it, name it as the one that they work on.
+#[test]
+fn a_call_that_somebody_else_works_on_is_no_parent() {
+    let mut gateway = Gateway::new();
+    let user = gateway.service_v2("user", &[]);
+    let order = gateway.service_v2("order", &["user"]);
+    let stranger = gateway.service_v2("stranger", &["user"]);
+    gateway.call_v2(order, &draft(1));
+    let asked = gateway.asked(user, "user", &mut Vec::new());
+    for peer in [order, stranger] {
+        gateway.call_v2(peer, &Draft { parent: asked.id, ..draft(2) });
+        assert_eq!(gateway.failed_with(peer), (2, ErrorCode::Cancelled));
+    }
+    assert_eq!((gateway.take_frames(user).len(), gateway.router.in_flight_len()), (0, 1));
 }
 
 #[test]

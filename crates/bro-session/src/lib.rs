@@ -15,6 +15,7 @@
 //! | `outgoing` | calls that this client makes: their chain, their frames, cancelling them |
 //! | `calls` | calls that wait for their answer, and the ids that find them |
 //! | `waits` | calls that wait for their service to appear |
+//! | `oversize` | frames above the limit: which call they are about |
 //! | `incoming` | calls of others: refusing, handing out, answering |
 //! | `requests` | calls of others that this client is working on |
 //! | `methods` | what this client answers, and when that must be advertised |
@@ -40,6 +41,7 @@ mod methods;
 mod numbered;
 mod outbound;
 mod outgoing;
+mod oversize;
 mod requests;
 pub mod session;
 mod slots;

@@ -174,11 +174,9 @@ impl Session {
                     let frame = Bytes::from(frame);
                     self.handle_frame(conn, &frame, &frame, now);
                 }
+                Ok(Some(Cut::Oversize(oversize))) => self.handle_oversize(conn, &oversize, now),
                 Ok(None) => break,
-                Err(error) => {
-                    let error = ErrorBody::new(ErrorCode::PayloadTooLarge, format!("from the gateway: {error}"));
-                    return self.lose_broken(conn, error, now);
-                }
+                Err(error) => return self.lose_stream(conn, error, now),
             }
             if self.pool.open(conn).is_none() {
                 return;

@@ -28,8 +28,12 @@ pub(super) fn params(text: Option<&str>) -> Result<Value, Failure> {
         None => return Ok(Value::Object(serde_json::Map::new())),
         Some("-") => {
             let mut text = String::new();
-            let mut input = std::io::stdin().lock().take(FRAME_BYTES_MAX as u64);
+            let mut input = std::io::stdin().lock().take(FRAME_BYTES_MAX as u64 + 1);
             input.read_to_string(&mut text)?;
+            if text.len() > FRAME_BYTES_MAX {
+                let message = format!("the parameters have more than {FRAME_BYTES_MAX} bytes: send them in pieces");
+                return Err(Failure::Usage(message));
+            }
             text
         }
         Some(text) => text.to_owned(),

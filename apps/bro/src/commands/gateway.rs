@@ -1,11 +1,12 @@
 //! `bro gateway`
 
-use super::successor::Successor;
+use super::successor::{self, OtherProcess, Successor};
 use crate::cli::{GatewayArgs, Lanes, parse_mode};
 use crate::exit::Failure;
 use crate::output::in_ms;
 use crate::systemd::{self, Notifier};
 use bro_gateway::{Embedding, Gateway, GatewayConfig, PolicySource, StartError, StopReason};
+use bro_proto::limits;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -76,15 +77,18 @@ pub fn run(args: GatewayArgs) -> Result<(), Failure> {
     if let (Some(passed), Some(named)) = (&listener, &named_socket) {
         systemd::check_path(passed, named)?;
     }
-    let notifier = Notifier::start()?;
-    let embedding = Embedding { listener, pulse: notifier.pulse(), ..Embedding::default() };
+    let notifier = Arc::new(Notifier::start()?);
+    let is_service = systemd::is_service() || listener.is_some();
+    let embedding = Embedding { listener, pulse: notifier.pulse(), is_service, ..Embedding::default() };
     let gateway = Gateway::start_embedded(config, embedding).map_err(|error| match error {
         StartError::Policy(error) => Failure::Usage(error.to_string()),
         other => Failure::local(reasons(&other)),
     })?;
     let gateway = Arc::new(gateway);
-    notifier.ready(gateway.socket_path());
+    notifier.ready(gateway.socket_path(), gateway.taken_from());
     let waiting = Arc::clone(&gateway);
+    // How often this process was told to stop.
+    let mut stops = 0;
     let reason = runtime.block_on(async {
         let mut ended = tokio::task::spawn_blocking(move || waiting.wait());
         let stdin = stdin_closed();
@@ -95,11 +99,12 @@ pub fn run(args: GatewayArgs) -> Result<(), Failure> {
                 _ = interrupt.recv() => break,
                 () = hung_up(&mut hangup) => reload_policy(&gateway),
                 () = &mut stdin, if stop_with_stdin => break,
-                _ = replace.recv() => successor.start(),
+                _ = replace.recv() => successor.start(gateway.socket_path()),
                 () = successor.ended() => {}
                 reason = &mut ended => return reason,
             }
         }
+        stops = 1;
         notifier.stopping(drain_timeout);
         let _ = gateway.drain(); // it may have ended in this very moment
         tokio::select! {
@@ -108,19 +113,55 @@ pub fn run(args: GatewayArgs) -> Result<(), Failure> {
             reason = &mut ended => return reason,
         }
         // Who asks twice is in a hurry.
+        stops = 2;
         tracing::warn!("told to stop a second time: calls in flight are given up");
         let _ = gateway.stop_now();
         ended.await
     });
+    if let Ok(StopReason::TakenOver { pid: Some(pid) }) = &reason {
+        runtime.block_on(leave_to(*pid, stops, &notifier, drain_timeout, &mut term, &mut interrupt));
+    }
     runtime.shutdown_background();
     match reason {
-        Ok(StopReason::Requested) => Ok(()),
-        Ok(StopReason::TakenOver { pid }) => {
-            notifier.replaced(pid);
-            Ok(())
-        }
+        Ok(StopReason::Requested | StopReason::TakenOver { .. }) => Ok(()),
         Ok(StopReason::Failed(_) | StopReason::Panicked(_)) | Err(_) => {
             Err(Failure::local("the gateway stopped after an internal error; its log says which"))
+        }
+    }
+}
+
+/// What is left to be done by a gateway that was taken over by another process: to tell the service manager, or, where it was told to stop in these
+/// moments, to pass that on, and to be there until the other one has stopped.
+async fn leave_to(
+    pid: u32,
+    mut stops: u32,
+    notifier: &Arc<Notifier>,
+    drain_timeout: Duration,
+    term: &mut Signal,
+    interrupt: &mut Signal,
+) {
+    let Some(other) = OtherProcess::find(pid).map(Arc::new) else { return };
+    if stops == 0 {
+        let notifier = Arc::clone(notifier);
+        let mut told = tokio::task::spawn_blocking(move || notifier.replaced(pid));
+        tokio::select! {
+            biased;
+            _ = term.recv() => stops = 1,
+            _ = interrupt.recv() => stops = 1,
+            _ = &mut told => return,
+        }
+    }
+    for _ in 0..stops {
+        other.terminate();
+    }
+    let longest = drain_timeout + Duration::from_millis(limits::STOP_LINGER_MS + limits::SERVICE_HANDOVER_TIMEOUT_MS);
+    let waiting = Arc::clone(&other);
+    let mut ended = tokio::task::spawn_blocking(move || waiting.wait(longest));
+    loop {
+        tokio::select! {
+            _ = term.recv() => other.terminate(),
+            _ = interrupt.recv() => other.terminate(),
+            _ = &mut ended => return,
         }
     }
 }
@@ -168,7 +209,7 @@ fn read_config(path: &Path) -> Result<ConfigFile, Failure> {
 }
 
 fn merge(args: GatewayArgs, file: ConfigFile, debug: bool) -> Result<GatewayConfig, Failure> {
-    let mut config = GatewayConfig { debug, takeover: args.takeover, ..GatewayConfig::default() };
+    let mut config = GatewayConfig { debug, takeover: successor::takeover(args.takeover), ..GatewayConfig::default() };
     config.router.hands_over = true;
     if let Some(socket) = args.socket.or(file.socket) {
         config.socket_path = socket;

@@ -4,17 +4,19 @@ use crate::cli::LsArgs;
 use crate::connection::{Connection, is_command};
 use crate::exit::Failure;
 use crate::output::{age, print_json, print_line, table, wall_ms};
+use bro_proto::limits::GATEWAY_SERVICE;
+use ipc_bro::{CallOptions, ErrorCode};
 use serde_json::{Value, json};
 use std::time::Duration;
 
+/// How long the gateway may take for an answer.
+const ANSWER_TIME: Duration = Duration::from_secs(10);
+
 pub async fn run(args: LsArgs) -> Result<(), Failure> {
     let connection = Connection::open(&args.socket.socket, Duration::ZERO).await?;
-    let mut answer: Value = connection.ask("services", json!({}), Duration::from_secs(10)).await?;
+    let listed = list(&connection).await;
     connection.close().await;
-    let mut services = match answer["services"].take() {
-        Value::Array(services) => services,
-        _ => return Err(Failure::local("the gateway's answer has no list of services")),
-    };
+    let mut services = listed?;
     services.retain(|service| !service["name"].as_str().is_some_and(is_command));
     if args.json {
         return print_json(&json!({ "services": services }));
@@ -42,6 +44,35 @@ pub async fn run(args: LsArgs) -> Result<(), Failure> {
         ]);
     }
     print_line(&table(&rows))
+}
+
+/// All services: in one answer, or, where that would be too long, one by one.
+async fn list(connection: &Connection) -> Result<Vec<Value>, Failure> {
+    let options = CallOptions::new().timeout(ANSWER_TIME);
+    match connection.client().call_with::<Value>(GATEWAY_SERVICE, "services", json!({}), options).await {
+        Err(error) if *error.code() == ErrorCode::PayloadTooLarge => {}
+        Err(error) => return Err(connection.explain(error)),
+        Ok(mut answer) => return services_of(answer["services"].take()),
+    }
+    let mut status: Value = connection.ask("status", json!({}), ANSWER_TIME).await?;
+    let mut services = Vec::new();
+    for name in services_of(status["services"].take())? {
+        let options = CallOptions::new().timeout(ANSWER_TIME);
+        match connection.client().call_with(GATEWAY_SERVICE, "service", json!({ "name": name }), options).await {
+            Ok(service) => services.push(service),
+            // It has gone meanwhile.
+            Err(error) if *error.code() == ErrorCode::ServiceNotFound => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(services)
+}
+
+fn services_of(list: Value) -> Result<Vec<Value>, Failure> {
+    match list {
+        Value::Array(services) => Ok(services),
+        _ => Err(Failure::local("the gateway's answer has no list of services")),
+    }
 }
 
 /// What the instances have in a field by peer credentials: mostly all of them the same.

@@ -8,6 +8,6 @@ pub mod notify;
 pub mod ping;
 pub mod policy;
 pub mod status;
-mod successor;
+pub(crate) mod successor;
 pub mod wait_for;
 pub mod watch;

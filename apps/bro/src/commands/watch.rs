@@ -4,6 +4,7 @@ use crate::cli::WatchArgs;
 use crate::connection::{Connection, is_command};
 use crate::exit::Failure;
 use crate::output::{duration_us, in_ms, print_line, time_of_day};
+use bro_proto::name::printable;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -55,7 +56,7 @@ fn describe(event: &Value) -> Option<String> {
     if event["serviceName"].as_str().is_some_and(is_command) {
         return None;
     }
-    let text = |field: &str| event[field].as_str().unwrap_or("?").to_owned();
+    let text = |field: &str| printable(event[field].as_str().unwrap_or("?")).into_owned();
     let what = match event["event"].as_str()? {
         "response-routed" => {
             let outcome = match (event["status"].as_str(), event["gatewayCode"].as_str()) {

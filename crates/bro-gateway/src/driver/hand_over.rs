@@ -2,7 +2,7 @@
 
 use super::{Driver, Ending, Listener, OWN_LINGER, own_token};
 use crate::socket_file::SocketFile;
-use crate::takeover::{Given, TakenConn, TakenLinger, give, may_take_over};
+use crate::takeover::{Given, TakenConn, TakenLinger, give, may_take_over, shares_control_group};
 use bro_proto::{ErrorBody, ErrorCode, Now, limits};
 use bro_router::TakeoverRequest;
 use rustix::fd::AsFd;
@@ -106,6 +106,11 @@ impl Driver {
     fn check_takeover(&self, request: &TakeoverRequest) -> Result<(), ErrorBody> {
         if !may_take_over(&request.identity, geteuid().as_raw()) {
             let message = "only the user that the gateway runs as, and root, may take over from it";
+            return Err(ErrorBody::new(ErrorCode::PermissionDenied, message));
+        }
+        if self.is_service && !shares_control_group(request.identity.pid) {
+            let message = "the gateway is a service of a service manager, and the process that asks is not part of it: \
+                           send the gateway SIGUSR2 (systemctl kill --kill-whom=main --signal=USR2)";
             return Err(ErrorBody::new(ErrorCode::PermissionDenied, message));
         }
         if self.ends_at_us.is_some() || self.listener.is_none() {

@@ -67,12 +67,13 @@ fn send(link: &Link, given: Given<'_>) -> Result<(), LinkError> {
 }
 
 fn state_of(conn: &HandedOn<'_>) -> ConnState {
-    let HandedOn { peer, socket: _, partial, outgoing, is_paused } = conn;
+    let HandedOn { peer, socket: _, partial, skipping_bytes, outgoing, is_paused } = conn;
     ConnState {
         slot: peer.slot,
         generation: peer.generation,
         is_paused: *is_paused,
         partial_bytes: partial.len() as u64,
+        skipping_bytes: *skipping_bytes as u64,
         queued_bytes: outgoing.queued().map(<[u8]>::len).sum::<usize>() as u64,
     }
 }

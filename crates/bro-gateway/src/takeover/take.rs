@@ -47,6 +47,7 @@ pub(crate) struct TakenConn {
     pub(crate) socket: OwnedFd,
     pub(crate) is_paused: bool,
     pub(crate) partial: Vec<u8>,
+    pub(crate) skipping_bytes: usize,
     pub(crate) queued: Vec<u8>,
 }
 
@@ -66,8 +67,12 @@ impl Commit {
     }
 }
 
-/// Takes over from the gateway that answers at `path`. `None` when none does.
-pub(crate) fn take_over(path: &Path, config: RouterConfig) -> Result<Option<(Taken, Commit)>, StartError> {
+/// Takes over from the gateway that answers at `path`, which must be in the process `from` if one is given. `None` when none does.
+pub(crate) fn take_over(
+    path: &Path,
+    from: Option<u32>,
+    config: RouterConfig,
+) -> Result<Option<(Taken, Commit)>, StartError> {
     let Some(socket) = socket_file::connect(path)? else { return Ok(None) };
     let own_uid = geteuid().as_raw();
     if own_uid != 0 && !may_take_over(&peer_identity(&socket), own_uid) {
@@ -76,6 +81,9 @@ pub(crate) fn take_over(path: &Path, config: RouterConfig) -> Result<Option<(Tak
     let link = Link::new(socket, Duration::from_millis(2 * limits::TAKEOVER_TIMEOUT_MS));
     ask(&link).map_err(|why| refused(path, &why))?;
     let taken = receive(&link, path, config)?;
+    if let Some(from) = from.filter(|from| *from != taken.pid) {
+        return Err(refused(path, &format!("it is in process {}, not in {from}: another one was quicker", taken.pid)));
+    }
     Ok(Some((taken, Commit(link))))
 }
 
@@ -114,7 +122,8 @@ fn receive_frame(link: &Link, expected: &str) -> Result<Value, String> {
         return Ok(message);
     }
     match (message["error"]["code"].as_str(), message["error"]["message"].as_str()) {
-        (Some("METHOD_NOT_FOUND"), _) => {
+        // The second is what gateways say that have no services of their own: those of the JavaScript library.
+        (Some("METHOD_NOT_FOUND" | "SERVICE_NOT_FOUND"), _) => {
             Err("it is of a version that cannot hand over: stop it, and start the new one".to_owned())
         }
         (code, Some(why)) => Err(format!("{why} ({})", code.unwrap_or("no code"))),
@@ -153,8 +162,9 @@ fn receive(link: &Link, path: &Path, config: RouterConfig) -> Result<Taken, Star
     let file = socket_file.map(|identity| SocketFile::adopt(path, identity)).transpose()?;
     let listener = Listener { file, socket: next() };
     let conns = conns.into_iter().zip(texts).map(|(conn, (partial, queued))| {
-        let ConnState { slot, generation, is_paused, partial_bytes: _, queued_bytes: _ } = conn;
-        TakenConn { peer: PeerId { slot, generation }, socket: next(), is_paused, partial, queued }
+        let ConnState { slot, generation, is_paused, partial_bytes: _, skipping_bytes, queued_bytes: _ } = conn;
+        let skipping_bytes = usize::try_from(skipping_bytes).expect("at most what a prefix announces");
+        TakenConn { peer: PeerId { slot, generation }, socket: next(), is_paused, partial, skipping_bytes, queued }
     });
     let conns = conns.collect();
     let lingering = lingering.into_iter().zip(linger_texts).map(|(linger, queued)| {
@@ -180,8 +190,12 @@ fn check(state: &RouterState, conns: &[ConnState]) -> Result<(), &'static str> {
         if conn.queued_bytes != peer.queued_bytes || conn.is_paused != peer.is_paused {
             return Err("a connection's queue is not what its peer is charged for");
         }
-        if (conn.partial_bytes > 0) != peer.is_mid_frame || conn.partial_bytes > u64::from(u32::MAX) {
+        let (partial_bytes, skipping_bytes) = (conn.partial_bytes, conn.skipping_bytes);
+        if (partial_bytes > 0 || skipping_bytes > 0) != peer.is_mid_frame {
             return Err("a connection is in the middle of a frame, and its peer is not");
+        }
+        if partial_bytes.max(skipping_bytes) > u64::from(u32::MAX) || partial_bytes.min(skipping_bytes) > 0 {
+            return Err("a connection is in the middle of no frame that there can be");
         }
     }
     Ok(())

@@ -270,3 +270,17 @@ pub fn scan_into<'a>(body: &'a [u8], header: &mut Header<'a>) -> Result<(), Scan
         None => Err(ScanError::UnknownEncoding),
     }
 }
+
+/// Reads the header as far as it stands in `beginning`, the first bytes of a body whose other bytes are not there: what follows its end is unknown, a
+/// key that stands twice included. `None` where that is not the beginning of a message, or does not say of which type.
+///
+/// Time is linear in `beginning`.
+pub fn scan_beginning(beginning: &[u8]) -> Option<Header<'_>> {
+    let mut header = match Encoding::detect(beginning)? {
+        Encoding::Json => super::json::scan_beginning(beginning)?,
+        Encoding::Msgpack => super::msgpack::scan_beginning(beginning)?,
+    };
+    // It was opened, and its end is not there.
+    header.context = header.context.filter(|context| !context.span.is_empty());
+    (header.kind != Kind::Unknown).then_some(header)
+}

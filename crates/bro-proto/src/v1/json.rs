@@ -43,6 +43,19 @@ pub(super) fn scan_into<'a>(body: &'a [u8], header: &mut Header<'a>) -> Result<(
     walk(body, header)
 }
 
+/// The fields of a JSON body that stand whole in its first bytes.
+pub(super) fn scan_beginning(beginning: &[u8]) -> Option<Header<'_>> {
+    let whole = match std::str::from_utf8(beginning) {
+        Err(error) if error.error_len().is_none() => &beginning[..error.valid_up_to()],
+        _ => beginning,
+    };
+    let mut header = Header::empty(Encoding::Json);
+    match walk(whole, &mut header) {
+        Ok(()) | Err(ScanError::Truncated) => Some(header),
+        Err(_) => None,
+    }
+}
+
 /// Checks a value as it would stand in a message.
 pub(super) fn check_value(bytes: &[u8]) -> Result<(), ScanError> {
     #[cfg(target_arch = "x86_64")]

@@ -18,7 +18,7 @@ mod nesting;
 pub mod rewrite;
 mod transcode;
 
-pub use header::{ContextHeader, Encoding, Header, Kind, ScanError, Status, Text, scan, scan_into};
+pub use header::{ContextHeader, Encoding, Header, Kind, ScanError, Status, Text, scan, scan_beginning, scan_into};
 pub use nesting::{check_nesting, check_value};
 
 /// A value in one of the two encodings, not parsed. Invariant: one whole, well-formed value.

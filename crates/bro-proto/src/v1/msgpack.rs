@@ -34,6 +34,15 @@ pub(super) fn scan_into<'a>(body: &'a [u8], header: &mut Header<'a>) -> Result<(
     }
 }
 
+/// The fields of a msgpack body that stand whole in its first bytes.
+pub(super) fn scan_beginning(beginning: &[u8]) -> Option<Header<'_>> {
+    let mut header = Header::empty(Encoding::Msgpack);
+    match scan_into(beginning, &mut header) {
+        Ok(()) | Err(ScanError::Truncated) => Some(header),
+        Err(_) => None,
+    }
+}
+
 /// Checks one value inside `depth` open containers; gives where it ends.
 pub(super) fn check_value(bytes: &[u8], depth: usize) -> Result<usize, ScanError> {
     Scanner { body: bytes, header: &mut Header::empty(Encoding::Msgpack) }.value(0, depth)

@@ -299,6 +299,25 @@ pub fn parse(frame: &[u8]) -> Result<Frame<'_>, WireError> {
     }
 }
 
+/// What every frame says, whatever follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// Its kind, if that is known.
+    pub kind: Option<FrameKind>,
+    /// A reader that does not know the kind may ignore the frame.
+    pub may_ignore: bool,
+    /// What it is about.
+    pub id: u64,
+}
+
+/// Reads the head of a frame, prefix included, of which no more need be there. The caller knows that it is a v2 frame; `None` where its head is
+/// not whole.
+pub fn parse_head(beginning: &[u8]) -> Option<Head> {
+    let [_, _, _, _, _, kind, flags, _, id @ ..] = beginning.first_chunk::<HEAD_BYTES>()?;
+    let may_ignore = flags & FLAG_MAY_IGNORE != 0;
+    Some(Head { kind: FrameKind::from_wire(*kind), may_ignore, id: u64::from_le_bytes(*id) })
+}
+
 #[inline(always)]
 fn parse_call(frame: &[u8], codec: Codec, id: u64) -> Result<Call<'_>, WireError> {
     let Some((head, rest)) = frame.split_first_chunk::<CALL_HEAD_BYTES>() else { return Err(short(frame)) };

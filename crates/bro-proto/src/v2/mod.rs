@@ -16,7 +16,7 @@ pub mod lane;
 pub mod number;
 pub mod section;
 
-pub use frame::{Call, CancelReason, Codec, Failure, Frame, FrameKind, WireError, is_v2, parse};
+pub use frame::{Call, CancelReason, Codec, Failure, Frame, FrameKind, Head, WireError, is_v2, parse, parse_head};
 pub use number::{CallNumber, RootStamp};
 pub use section::Section;
 

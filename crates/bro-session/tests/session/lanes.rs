@@ -3,7 +3,7 @@
 use crate::pair::{Pair, code, config, payload_value};
 use crate::wire2::{self, LANE_CLOSE, LANE_OFFER, LANE_READY};
 use bro_proto::error::{ErrorBody, ErrorCode};
-use bro_proto::limits::HEARTBEAT_INTERVAL_MS;
+use bro_proto::limits::{HEARTBEAT_INTERVAL_MS, REGISTER_BYTES_MAX};
 use bro_proto::rng::Rng;
 use bro_proto::v1::encode::Outcome;
 use bro_proto::v1::{Encoding, Payload};
@@ -32,7 +32,11 @@ fn offer(is_first: bool, service: &str) -> Vec<u8> {
 impl Lane {
     /// A lane that both use.
     fn open() -> Self {
-        let mut ends = ["order", "user"].map(|name| Pair::connected_v2(lane_config(name)));
+        Self::open_with(|config| config)
+    }
+
+    fn open_with(configure: impl Fn(SessionConfig) -> SessionConfig) -> Self {
+        let mut ends = ["order", "user"].map(|name| Pair::connected_v2(configure(lane_config(name))));
         let mut vias = [ConnId::default(); 2];
         let mut conns = [ConnId::default(); 2];
         for (at, other) in [(0, "user"), (1, "order")] {
@@ -417,4 +421,35 @@ fn a_lane_that_was_given_up_before_its_driver_opened_it_is_closed() {
     end.session.handle_lane_opened(lane, end.now);
     end.drive();
     assert_eq!(end.closed.pop_front(), Some((lane, Vec::new())), "nobody else would");
+}
+
+/// One end accepts less than the other one sends.
+#[test]
+fn a_call_and_an_answer_above_the_limit_of_the_other_end_fail_alone() {
+    let mut lane = Lane::open_with(|config| match &*config.service_name {
+        "user" => SessionConfig { frame_bytes_max: REGISTER_BYTES_MAX, ..config },
+        _ => config,
+    });
+    let large = serde_json::to_vec(&"x".repeat(REGISTER_BYTES_MAX)).unwrap();
+    lane.ends[0].call("user", "get", &json!("x".repeat(REGISTER_BYTES_MAX))).unwrap();
+    lane.carry();
+    assert_eq!(code(lane.ends[0].next_done().1), ErrorCode::PayloadTooLarge);
+    lane.ends[1].call("order", "get", &json!(1)).unwrap();
+    let request = lane.asked(0);
+    lane.answer(0, &request, &large);
+    assert_eq!(code(lane.ends[1].next_done().1), ErrorCode::PayloadTooLarge);
+    // What the smaller end itself cannot send is an error there, and an answer to its caller.
+    let made = lane.ends[1].call("order", "get", &json!("x".repeat(REGISTER_BYTES_MAX)));
+    assert_eq!(code(made), ErrorCode::PayloadTooLarge);
+    lane.ends[0].call("user", "get", &json!(1)).unwrap();
+    let request = lane.asked(1);
+    lane.answer(1, &request, &large);
+    assert_eq!(code(lane.ends[0].next_done().1), ErrorCode::PayloadTooLarge);
+    for (caller, to) in [(0, "user"), (1, "order")] {
+        lane.ends[caller].call(to, "get", &json!(1)).unwrap();
+        let request = lane.asked(1 - caller);
+        lane.answer(1 - caller, &request, b"2");
+        assert_eq!(payload_value(&lane.ends[caller].next_done().1.unwrap()), json!(2));
+    }
+    assert!(lane.told(0).is_empty() && lane.told(1).is_empty(), "all of it went on the lane");
 }

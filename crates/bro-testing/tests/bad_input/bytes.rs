@@ -9,12 +9,14 @@ use serde_json::json;
 const DEEP: usize = 200_000;
 /// The largest body that a gateway takes by default, in bytes.
 const FRAME_BYTES_MAX: u32 = 32 * 1024 * 1024;
+/// The largest that it skips, in bytes.
+const OVERSIZE_BYTES_MAX: u32 = 1024 * 1024 * 1024;
 
 #[test]
 fn absurd_lengths_are_refused_from_the_prefix_alone() {
     for_each_encoding(|encoding| {
         let mut scene = Scene::new();
-        for announced in [u32::MAX, 0x8000_0000, FRAME_BYTES_MAX + 1] {
+        for announced in [u32::MAX, 0x8000_0000, OVERSIZE_BYTES_MAX + 1] {
             for registered in [false, true] {
                 let mut peer = if registered { scene.register(encoding) } else { scene.connect(encoding) };
                 peer.send_bytes(&announced.to_be_bytes());
@@ -24,6 +26,58 @@ fn absurd_lengths_are_refused_from_the_prefix_alone() {
         }
         scene.finish();
     });
+}
+
+/// The beginning of a CALL as old programs write it: the parameters are cut short.
+fn call_begun(encoding: Encoding) -> Vec<u8> {
+    match encoding {
+        Encoding::Json => {
+            br#"{"type":"CALL","id":"large","from":"mallory","to":"bystander","method":"echo","params":""#.to_vec()
+        }
+        Encoding::Msgpack => {
+            let mut body =
+                b"\x86\xa4type\xa4CALL\xa2id\xa5large\xa4from\xa7mallory\xa2to\xa9bystander\xa6method\xa4echo".to_vec();
+            body.extend_from_slice(b"\xa6params\xdb\x7f\xff\xff\xff");
+            body
+        }
+    }
+}
+
+#[test]
+fn a_call_above_the_limit_fails_alone_and_costs_no_memory() {
+    for_each_encoding(|encoding| {
+        let mut scene = Scene::new();
+        let before_kib = scene.gateway.memory_kib();
+        let mut peer = scene.register(encoding);
+        for announced in [FRAME_BYTES_MAX + 1, 3 * FRAME_BYTES_MAX] {
+            let mut large = announced.to_be_bytes().to_vec();
+            large.extend_from_slice(&call_begun(encoding));
+            large.resize(announced as usize + 4, b'x');
+            peer.send_bytes(&large);
+            peer.expect_failure("large", "PAYLOAD_TOO_LARGE");
+            let after = peer.call("echo", "back", json!("the connection goes on"));
+            assert_eq!(after["data"], "the connection goes on");
+            scene.check_others();
+        }
+        let after_kib = scene.gateway.memory_kib();
+        assert!(
+            after_kib < before_kib + 8 * 1024,
+            "128 MiB that were skipped took {before_kib} KiB to {after_kib} KiB"
+        );
+        scene.finish();
+    });
+}
+
+#[test]
+fn what_does_not_look_like_a_message_is_not_skipped() {
+    let mut scene = Scene::new();
+    for body in [&b"[1,2,3"[..], b"GET / ", b"\0\0\0\x10{", b" \n\tx"] {
+        let mut peer = scene.register(Encoding::Json);
+        peer.send_bytes(&[&(FRAME_BYTES_MAX + 1).to_be_bytes(), body].concat());
+        peer.expect_error_and_close("PAYLOAD_TOO_LARGE");
+        scene.check_others();
+    }
+    scene.finish();
 }
 
 #[test]

@@ -266,6 +266,9 @@ fn a_payload_beyond_the_limit_is_refused_and_the_connection_goes_on() {
         let text = "x".repeat(ipc_bro::limits::FRAME_BYTES_MAX);
         let error = client.call::<()>("client", "x", &text).await.unwrap_err();
         assert_eq!((error.code(), error.failed_by()), (&ErrorCode::PayloadTooLarge, &FailedBy::Local));
+        let (has, accepted) = (text.len() + 2, ipc_bro::limits::FRAME_BYTES_MAX);
+        let message = format!("has {has} bytes, at most {accepted} are accepted");
+        assert!(error.to_string().contains(&message), "{error}");
         client.register("large", async move |length: usize, _| Ok::<_, HandlerError>("x".repeat(length))).unwrap();
         let error = client.call::<String>("client", "large", ipc_bro::limits::FRAME_BYTES_MAX).await.unwrap_err();
         assert_eq!(error.code(), &ErrorCode::PayloadTooLarge);

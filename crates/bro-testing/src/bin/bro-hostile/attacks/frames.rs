@@ -24,7 +24,7 @@ pub(super) const ATTACKS: &[Attack] = &[
     Attack::new("record extension", "sends msgpackr records, which are stateful", records),
     Attack::new("cut frames", "sends half a frame and is gone", cut),
     Attack::new("oversize fields", "sends ids, methods and receivers of more than 255 bytes", oversize_fields),
-    Attack::new("frame above the limit", "sends a whole frame of 33 MiB", above_limit),
+    Attack::new("frame above the limit", "sends a whole frame of 33 MiB that is no message", above_limit),
 ];
 
 /// Sends `bytes` on new connections of a registered peer; all must end with `code`.
@@ -43,12 +43,14 @@ fn closed(scene: &Scene, mut bytes: impl FnMut() -> Vec<u8>, codes: &[&str]) -> 
 
 fn claimed_length(scene: &Scene) -> String {
     let mut at = 0_u32;
-    let lengths = [u32::MAX, 1 << 31, 33_554_433, 64 << 20];
+    // Above 1 GiB nothing more is needed; below, what follows is no message.
+    let lengths: [(u32, &[u8]); 4] = [(u32::MAX, b""), (1 << 31, b"{"), (33_554_433, b"GET"), (64 << 20, b"\0")];
     closed(
         scene,
         || {
             at += 1;
-            lengths[at as usize % lengths.len()].to_be_bytes().to_vec()
+            let (announced, follows) = lengths[at as usize % lengths.len()];
+            [&announced.to_be_bytes(), follows].concat()
         },
         &["PAYLOAD_TOO_LARGE"],
     )

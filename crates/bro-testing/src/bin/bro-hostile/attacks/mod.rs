@@ -11,6 +11,7 @@ mod frames;
 mod identity;
 mod lanes;
 mod numbers;
+mod oversize;
 pub(crate) mod processes;
 mod questions;
 mod slow;
@@ -51,6 +52,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Attack> {
         answers::ATTACKS,
         numbers::ATTACKS,
         frames::ATTACKS,
+        oversize::ATTACKS,
         floods::ATTACKS,
         questions::ATTACKS,
         slow::ATTACKS,
