@@ -9,7 +9,7 @@
 //! | `network` | connections and queues, as a driver would hold them |
 //! | `model`, `model_v2` | what is registered and in flight, what must come of each input, and what ends with what |
 //! | `lanes`, `traffic_lanes` | who must have a lane and who must not, and what random peers say of theirs |
-//! | `policy` | random policies, and what they allow |
+//! | `policy`, `reload` | random policies and what they allow; reading them again |
 //! | `quota` | what users have taken, and what they may be refused for it |
 //! | `verdict`, `verdict_v1`, `verdict_v2` | the checks of one input's outputs |
 //! | `wire`, `wire_v2` | frames by code that shares nothing with bro-proto |
@@ -24,6 +24,7 @@ mod model_v2;
 mod network;
 mod policy;
 mod quota;
+mod reload;
 mod simulator;
 mod spoil;
 mod summary;

@@ -3,7 +3,6 @@
 use crate::fault::Fault;
 use crate::model::{Phase, World};
 use crate::network::{Arrival, Connection, Id, Manner, Order, Orders};
-use crate::policy::{GROUPS, Rules};
 use crate::summary::{Summary, Violation};
 use crate::traffic::{self, Planned, below};
 use crate::traffic_v2::{self, View};
@@ -40,7 +39,7 @@ pub struct Simulator {
     /// What the gateways before the present one did.
     past: Summary,
     /// Whether there are policies in this world.
-    has_policies: bool,
+    pub(crate) has_policies: bool,
 }
 
 /// What is registered is compared name by name once in so many steps.
@@ -188,11 +187,7 @@ impl Simulator {
         let identity = PeerIdentity { pid, uid, gid: None };
         // Who is unknown matches anybody; the model keeps to those who are known.
         let identity = PeerIdentity { pid: Some(identity.pid.unwrap_or(99)), ..identity };
-        let groups: Vec<u32> = if self.has_policies {
-            GROUPS.into_iter().filter(|_| self.rng.below(3) == 0).collect()
-        } else {
-            Vec::new()
-        };
+        let groups = self.random_groups();
         let told = if self.fault == Fault::ForgetGroups { &[][..] } else { &groups };
         let now = self.world.now;
         let connected = self.router.handle_connect_in_groups(identity, told, now, &mut self.orders);
@@ -254,27 +249,6 @@ impl Simulator {
         self.router.handle_partial(peer, true, self.world.now);
         self.router.handle_frame(peer, &mut [0, 0, 0, 0], self.world.now, &mut self.orders);
         if self.orders.list.is_empty() { Ok(()) } else { Err("a dead peer has an effect".into()) }
-    }
-
-    /// The policy file has changed, and is read again.
-    fn load_policy(&mut self) -> Result<(), String> {
-        let rules = Rules::random(&mut self.rng);
-        self.world.policy = Some(rules);
-        self.world.saw("policy loaded");
-        self.apply_policy()
-    }
-
-    /// Puts the policy in force, if there is one.
-    pub(crate) fn apply_policy(&mut self) -> Result<(), String> {
-        let Some(rules) = &self.world.policy else { return Ok(()) };
-        if self.fault.strikes(Fault::ForgetPolicy, &mut self.rng) {
-            return self.judge(&Input::Policy);
-        }
-        let connections = &self.world.connections;
-        let groups_of = |peer: PeerId| connections.get(&peer).map_or(&[][..], |connection| &connection.groups);
-        let (policy, now) = (rules.parse(), self.world.now);
-        self.router.set_policy(policy, Some("/etc/bro/policy.toml"), groups_of, None, now, &mut self.orders);
-        self.judge(&Input::Policy)
     }
 
     fn drain(&mut self) -> Result<(), String> {
@@ -465,7 +439,7 @@ impl Simulator {
         self.judge(&Input::Written)
     }
 
-    fn judge(&mut self, input: &Input<'_>) -> Result<(), String> {
+    pub(crate) fn judge(&mut self, input: &Input<'_>) -> Result<(), String> {
         self.inputs += 1;
         self.router.check_invariants();
         if self.orders.is_stray_part {

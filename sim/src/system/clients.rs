@@ -350,7 +350,7 @@ impl System {
         };
         *self.summary.seen.entry(how).or_default() += 1;
         self.summary.ended += 1;
-        self.ledger.end(serial, result.as_ref().map(Clone::clone), origin)?;
+        self.ledger.end(serial, result.as_ref(), origin)?;
         Ok(())
     }
 

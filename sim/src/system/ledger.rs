@@ -104,7 +104,7 @@ impl Ledger {
     pub(super) fn end(
         &mut self,
         serial: u64,
-        outcome: Result<Value, &ErrorBody>,
+        outcome: Result<&Value, &ErrorBody>,
         origin: Origin,
     ) -> Result<(), String> {
         let record = self.records.get_mut(&serial).ok_or_else(|| format!("nobody made call {serial}"))?;
@@ -113,7 +113,7 @@ impl Ledger {
         }
         record.fate = Fate::Ended;
         let error = match outcome {
-            Ok(value) if value == success(serial) && record.answer == Some(Answer::Success) => return Ok(()),
+            Ok(value) if *value == success(serial) && record.answer == Some(Answer::Success) => return Ok(()),
             Ok(value) => return Err(format!("call {serial}, {record:?}, ended with {value}")),
             Err(error) => error,
         };
