@@ -38,7 +38,12 @@ struct Rule {
 impl Rules {
     /// Mostly one under which something is allowed, and something not.
     pub(crate) fn random(rng: &mut Rng) -> Rules {
-        let rules = (0..rng.below(5)).map(|_| Rule::random(rng)).collect();
+        let mut rules: Vec<Rule> = (0..rng.below(5)).map(|_| Rule::random(rng)).collect();
+        if rng.below(2) == 0 {
+            // Nobody has to go, and perhaps everybody may call everybody, so that there are lanes.
+            let call = if rng.below(2) == 0 { vec![("*".to_owned(), None)] } else { Vec::new() };
+            rules.push(Rule { is_for_everybody: true, own: vec!["*".to_owned()], call, ..Rule::default() });
+        }
         Rules { trusts_gateway_user: rng.below(3) > 0, rules }
     }
 

@@ -136,33 +136,35 @@ impl System {
     pub fn step(&mut self) -> Result<(), String> {
         let at = below(self.clients.len(), &mut self.rng);
         match self.rng.below(1000) {
-            0..90 => self.pass_time(),
-            90..110 => self.connect(at),
-            110..112 => self.disconnect_client(at),
-            112..114 => self.drain_client(at),
-            114..116 => {
+            0..40 => self.pass_time(),
+            40..60 => self.connect(at),
+            60 => self.disconnect_client(at),
+            61 => self.drain_client(at),
+            62 => {
                 self.crash_client(at);
                 Ok(())
             }
-            116..121 => self.take_over(),
-            121 => {
+            63..68 => self.take_over(),
+            68 => {
                 self.crash_gateway();
                 Ok(())
             }
-            122 => self.drain_gateway(),
-            123..126 => {
+            69 => self.drain_gateway(),
+            70..90 => {
                 self.start_gateway();
                 Ok(())
             }
-            126 => self.watch(),
-            127..129 => self.lose_line(),
-            129 => self.lose_lane(),
-            130..132 => {
+            // Mostly nobody watches, so that there are lanes.
+            90..94 if self.is_watching => self.watch(),
+            94 => self.watch(),
+            95 | 96 => self.lose_line(),
+            97 => self.lose_lane(),
+            98 => {
                 self.waits_since_ms.clear();
                 self.settle()
             }
-            132 => self.calm(),
-            133..260 => {
+            99 if self.rng.below(4) == 0 => self.calm(),
+            100..260 => {
                 // The one next to it is called more often than others: that makes pairs which get lanes.
                 let near = (at + 1) % self.clients.len();
                 let to = if self.rng.below(3) > 0 { near } else { below(self.clients.len(), &mut self.rng) };
@@ -178,7 +180,12 @@ impl System {
     }
 
     fn pass_time(&mut self) -> Result<(), String> {
-        let span_us = [1000, 1000, 20_000, 20_000, 200_000, 5_000_000][below(6, &mut self.rng)];
+        let span_us = match self.rng.below(60) {
+            0 => 5_000_000,
+            1..8 => 200_000,
+            8..30 => 10_000,
+            _ => 1000,
+        };
         let us = self.rng.below(span_us);
         self.now.wall_ms += (self.now.mono_us % 1000 + us) / 1000;
         self.now.mono_us += us;
