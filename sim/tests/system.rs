@@ -27,7 +27,6 @@ fn every_call_ends_once_whatever_happens_between_the_programs() {
         "CONNECTION_LOST",
         "SERVICE_NOT_FOUND",
         "NOT_CONNECTED",
-        "OVERLOADED",
         "SHUTTING_DOWN",
         "cancelled",
         "call refused at once",
@@ -45,7 +44,6 @@ fn every_call_ends_once_whatever_happens_between_the_programs() {
         "lane handed out",
         "lane not handed out",
         "lane opened",
-        "lane not opened",
         "lane broken",
         "settled",
     ];

@@ -61,7 +61,7 @@ impl System {
             let mut is = |fault_kind| fault.strikes(fault_kind, &mut self.rng);
             let is_lost = matches!(kind, Some("answer")) && is(SystemFault::LoseAnswer)
                 || kind == Some("cancel") && is(SystemFault::LoseCancel)
-                || kind == Some("answer") && find(&frame, b"serviceName") && is(SystemFault::LoseWait);
+                || kind == Some("answer") && find(&frame, b"name") && fault == SystemFault::LoseWait;
             if is_lost {
                 self.line_of(peer)?;
                 let bytes = frame.len();

@@ -20,6 +20,10 @@ impl System {
             self.client_time(at)?;
         }
         self.router_time()?;
+        let now_ms = self.now.mono_ms();
+        if self.router.as_ref().and_then(Router::wakeup_ms).is_some_and(|at_ms| at_ms <= now_ms) {
+            return Err("the router has something to do, and does not do it".to_owned());
+        }
         // Those who were given up are told before anybody answers.
         self.flow()?;
         self.check_given_up()?;
