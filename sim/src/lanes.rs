@@ -6,7 +6,7 @@ use crate::traffic::Planned;
 use crate::verdict::Input;
 use crate::wire_v2::{self, Body, Frame};
 use bro_proto::limits::{
-    LANE_BUSY_WINDOW_MS, LANE_OPEN_TIMEOUT_MS, LANE_RETRY_MS, LANES_MAX, LANES_PER_PEER_MAX, WATCH_LEASE_MS,
+    LANE_BUSY_WINDOW_MS, LANE_BYTES, LANE_OPEN_TIMEOUT_MS, LANE_RETRY_MS, LANES_MAX, LANES_PER_PEER_MAX, WATCH_LEASE_MS,
 };
 use bro_router::{EventMask, LaneOffer, LanePolicy, PeerId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -76,6 +76,11 @@ impl Lanes {
     /// A number that was used before.
     pub(crate) fn any_used(&self) -> Option<u64> {
         self.used.iter().find(|number| !self.open.contains_key(number)).copied()
+    }
+
+    /// How many lanes a user pays for, whose peers `is_of` knows.
+    pub(crate) fn paid_by(&self, is_of: impl Fn(PeerId) -> bool) -> usize {
+        self.open.values().filter(|lane| lane.ends[0].is_some_and(&is_of)).count()
     }
 
     fn of(&self, peer: PeerId) -> usize {
@@ -170,8 +175,13 @@ impl World {
             // Where it is not known whether somebody watches, the answer tells.
             let is_refused = || orders.iter().any(|order| is_close(order, peer, number, REVOKED));
             let is_watched = self.is_surely_watched() || self.is_perhaps_watched() && is_refused();
-            if is_watched || is_full || self.lanes.open.len() >= LANES_MAX {
-                self.saw(if is_watched { "lane refused while watched" } else { "lane too many" });
+            let has_room = self.has_lane_room(peer);
+            if is_watched || is_full || !has_room {
+                self.saw(match has_room {
+                    _ if is_watched => "lane refused while watched",
+                    true => "lane too many",
+                    false => "lane of a user that has its share",
+                });
                 return self.lanes.owe(Some(peer), wire_v2::LANE_CLOSE, number, Some(REVOKED));
             }
             self.saw("lane told of");
@@ -321,11 +331,20 @@ impl World {
     fn may_have_lane(&self, from: PeerId, to: PeerId) -> bool {
         let has_one =
             self.lanes.open.values().any(|lane| lane.ends.contains(&Some(from)) && lane.ends.contains(&Some(to)));
-        let is_full = self.lanes.open.len() >= LANES_MAX
-            || [from, to].into_iter().any(|peer| self.lanes.of(peer) >= LANES_PER_PEER_MAX);
+        let is_full =
+            !self.has_lane_room(from) || [from, to].into_iter().any(|peer| self.lanes.of(peer) >= LANES_PER_PEER_MAX);
         let take_lanes = [from, to].iter().all(|peer| self.connections[peer].takes_lanes);
         let is_allowed = self.is_pair(from, to) && self.may_share_lane(from, to);
         take_lanes && !has_one && !is_full && is_allowed && self.phase == Phase::Running
+    }
+
+    /// Whether the user of a peer may have one more lane. Whoever had one first pays for both ends.
+    fn has_lane_room(&self, peer: PeerId) -> bool {
+        let uid = self.uid_of(peer);
+        let own = self.lanes.paid_by(|peer| self.uid_of(peer) == uid);
+        let others = self.lanes.open.len() - own;
+        let bytes_max = self.share(self.config.lanes_bytes_max, others * LANE_BYTES);
+        own < self.share(LANES_MAX, others) && (own + 1) * LANE_BYTES <= bytes_max
     }
 
     /// The gateway offers a lane.

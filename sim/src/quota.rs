@@ -2,7 +2,7 @@
 
 use crate::model::World;
 use crate::verdict::Tally;
-use bro_proto::limits::MEMORY_RESERVE_PARTS;
+use bro_proto::limits::{LANE_BYTES, MEMORY_RESERVE_PARTS};
 use bro_router::{CloseReason, PeerId, Router, UserView};
 
 /// More than anything that the traffic makes the router keep at once.
@@ -81,10 +81,12 @@ impl World {
             let of_user = || self.connections.values().filter(|peer| peer.identity.uid == user.uid);
             let flights = self.flights.iter().filter(|flight| self.uid_of(flight.caller) == user.uid).count();
             let held: usize = of_user().map(|peer| peer.held).sum();
-            let is_right = user.connections == of_user().count() && user.in_flight == flights;
+            let lanes = self.lanes.paid_by(|peer| self.uid_of(peer) == user.uid);
+            let are_lanes_right = (user.lanes, user.lane_bytes) == (lanes, lanes * LANE_BYTES);
+            let is_right = user.connections == of_user().count() && user.in_flight == flights && are_lanes_right;
             if !is_right || user.memory_bytes < held {
                 return Err(format!(
-                    "{user:?}: there are {} connections, {flights} calls, {held} bytes",
+                    "{user:?}: there are {} connections, {flights} calls, {held} bytes, {lanes} lanes",
                     of_user().count()
                 ));
             }
@@ -101,7 +103,7 @@ impl World {
     }
 
     /// What one user may have beside what the others have.
-    fn share(&self, max: usize, others: usize) -> usize {
+    pub(crate) fn share(&self, max: usize, others: usize) -> usize {
         (max.saturating_sub(others) * usize::from(self.config.uid_share_percent)).div_ceil(100)
     }
 }

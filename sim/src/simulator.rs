@@ -9,6 +9,7 @@ use crate::traffic_v2::{self, View};
 use crate::verdict::Input;
 use crate::wire_v2::{self, Frame};
 use bro_proto::frame::Deframer;
+use bro_proto::limits::{LANE_BYTES, LANES_BYTES_MAX};
 use bro_proto::rng::Rng;
 use bro_proto::v1::Encoding;
 use bro_proto::{ErrorCode, Now};
@@ -580,6 +581,8 @@ fn random_config(rng: &mut Rng) -> RouterConfig {
         peers_max: 6 + usize::try_from(rng.below(20)).expect("small"),
         in_flight_max: 60,
         in_flight_per_peer_max: 20,
+        // As many as there are: what comes of more is in the tests of accounts.
+        in_flight_per_callee_max: 60,
         queue_pause_bytes: 2 * frame_bytes_max,
         queue_calls_bytes_max: 3 * frame_bytes_max,
         queue_bytes_max: 8 * frame_bytes_max,
@@ -589,5 +592,6 @@ fn random_config(rng: &mut Rng) -> RouterConfig {
         peers_per_uid_max: 5 + below(25, &mut quotas),
         connect_burst: 1 << 20,
         connect_rate_per_s: 1000,
+        lanes_bytes_max: if quotas.below(3) == 0 { (1 + below(8, &mut quotas)) * LANE_BYTES } else { LANES_BYTES_MAX },
     }
 }

@@ -88,6 +88,7 @@ fn a_million_steps_without_a_violation() {
         "lane of others",
         "lane refused while watched",
         "lane too many",
+        "lane of a user that has its share",
         "lane counted",
         // Another gateway goes on.
         "taken over",

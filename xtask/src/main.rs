@@ -13,6 +13,7 @@ mod libtest;
 mod licences;
 mod programs;
 mod report;
+mod sanitized;
 mod suites;
 mod tap;
 mod test;

@@ -29,6 +29,9 @@ pub(crate) enum Work {
     /// The tests that try every interleaving, in `crates/bro-lane/tests/loom.rs`. They are compiled apart, since all atomics of the crate
     /// are loom's then.
     Loom,
+    /// The tests of the crates that have `unsafe` code, and the fuzz targets, compiled for AddressSanitizer: a wrong access to memory ends the
+    /// test program.
+    Sanitized { packages: &'static [&'static str] },
     /// Examples in the documentation of the crates, and in the Markdown files that they include.
     Doctests,
     /// One of our own programs: success, and each of `expected` in its output, are one test.
@@ -98,6 +101,13 @@ pub(crate) const SUITES: &[Suite] = &[
         work: Work::Loom,
     },
     Suite {
+        name: "sanitized",
+        about: "unsafe code under AddressSanitizer: tests of the crates that have some, and the fuzz targets",
+        watchdog_s: 2400,
+        tests_min: 280,
+        work: Work::Sanitized { packages: &["bro-proto", "bro-lane", "bro-gateway", "bro-fuzz"] },
+    },
+    Suite {
         name: "doctests",
         about: "examples in documentation",
         watchdog_s: 1800,
@@ -148,6 +158,29 @@ pub(crate) const SUITES: &[Suite] = &[
         tests_min: 847,
         work: Work::Node { arguments: &[], prints_tap: true },
     },
+    Suite {
+        name: "node-sanitized",
+        about: "the addon under AddressSanitizer",
+        watchdog_s: 2400,
+        tests_min: 530,
+        work: Work::Node { arguments: NODE_SANITIZED, prints_tap: true },
+    },
+];
+
+/// What goes between JavaScript's memory, lanes and Rust. The package is built already.
+const NODE_SANITIZED: &[&str] = &[
+    "--no-build",
+    "--sanitized",
+    "calls.test.mjs",
+    "cancellation.test.mjs",
+    "lanes.test.mjs",
+    "lifecycle.test.mjs",
+    "malformed.test.mjs",
+    "payloads.test.mjs",
+    "tape.test.mjs",
+    "vectors.test.mjs",
+    "waiting.test.mjs",
+    "workers.test.mjs",
 ];
 
 /// The tests of one crate.
@@ -175,19 +208,19 @@ impl CrateTests {
 pub(crate) const CRATES: &[CrateTests] = &[
     CrateTests::new("bro-proto", 135),
     CrateTests::new("bro-policy", 10),
-    CrateTests::new("bro-router", 153),
+    CrateTests::new("bro-router", 154),
     CrateTests::new("bro-session", 147),
     CrateTests::new("bro-lane", 44),
-    CrateTests::new("bro-gateway", 94),
+    CrateTests::new("bro-gateway", 98),
     CrateTests::new("ipc-bro", 82),
-    CrateTests::new("bro-testing", 106).with_bro(),
+    CrateTests::new("bro-testing", 107).with_bro(),
     CrateTests { name: "bro-sim", tests_min: 7, is_release: true, needs_bro: false },
     CrateTests::new("bro-fuzz", 18),
     CrateTests::new("bro", 34).with_bro(),
     CrateTests::new("bro-bench", 16),
     // Needs a running Node: its tests are the suite `node`.
     CrateTests::new("bro-node", 0),
-    CrateTests::new("xtask", 41),
+    CrateTests::new("xtask", 42),
 ];
 
 /// Tests that may be left out: crate, test, reason. Any other ignored test is a failure.

@@ -14,7 +14,7 @@ use crate::report::Report;
 use crate::suites::{CRATES, CrateTests, SUITES, Suite, Work};
 use crate::watched::{self, End};
 use crate::workspace::{Workspace, cargo, clear_package_variables};
-use crate::{instructions, licences, tap, tidy};
+use crate::{instructions, licences, sanitized, tap, tidy};
 
 /// Runs all suites, or those that `only` names; true when everything passed.
 pub(crate) fn run(only: &[String]) -> Result<bool> {
@@ -165,6 +165,7 @@ impl Run {
                     report.show(&output);
                 }
             }
+            Work::Sanitized { packages } => self.sanitized(suite, packages, report)?,
             Work::Program { binary, arguments, expected } => {
                 self.build_alone(binary)?;
                 let mut command = outside_of_cargo(&self.program(binary));
@@ -197,6 +198,21 @@ impl Run {
                 }
             }
             Work::Tests => unreachable!("has a report for every crate"),
+        }
+        Ok(())
+    }
+
+    fn sanitized(&self, suite: &Suite, packages: &[&str], report: &mut Report) -> Result<()> {
+        let watchdog = Duration::from_secs(suite.watchdog_s);
+        let folder = self.workspace.target_directory.join("sanitized");
+        let (end, output) = self.watched("sanitized-canary", &mut sanitized::canary(&folder)?, watchdog)?;
+        report.one(sanitized::canary_failure(end, &output));
+        let (end, output) =
+            self.watched(suite.name, &mut sanitized::tests(self.cargo(), packages, &folder), watchdog)?;
+        // Only bro-lane has a test that others start.
+        report.add("bro-lane", suite.name, &Tally::read(&output), end.failure());
+        if report.failed > 0 {
+            report.show(&output);
         }
         Ok(())
     }

@@ -1,8 +1,9 @@
-// Tests the package as users get it: `node scripts/test.mjs [--no-build] [--keep] [file ...]`.
+// Tests the package as users get it: `node scripts/test.mjs [--no-build] [--keep] [--sanitized] [file ...]`.
 //
 // It is built, packed, and installed from the tarball into an empty project. The suites and the examples are copied there, so that
 // nothing of the checkout is in reach of `require("ipc-bro")`, and run by node:test, whose TAP goes to stdout. Files are names
-// in test/, such as `calls.test.mjs`; without any, all are run. `--keep` leaves the project where it is.
+// in test/, such as `calls.test.mjs`; without any, all are run. `--keep` leaves the project where it is. `--sanitized` puts an addon in
+// its place that AddressSanitizer watches: a wrong access to memory ends its process, and so its test fails.
 // `node scripts/test.mjs lint` checks the sources instead: biome and tsc.
 import { execFileSync, spawnSync } from "node:child_process";
 import {
@@ -18,7 +19,8 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { basename, dirname, join } from "node:path";
-import { checkout, packageFolder } from "./paths.mjs";
+import { binaries, checkout, packageFolder } from "./paths.mjs";
+import { buildSanitized, sanitizedEnvironment } from "./sanitized.mjs";
 
 /** A hang ends here, and is a failure; no measure of speed. */
 const WATCHDOG_MS = 300_000;
@@ -26,6 +28,7 @@ const WATCHDOG_MS = 300_000;
 const TOOLS = ["typescript", "msgpackr", "expect-type", "@types/node", "undici-types"];
 
 const flags = process.argv.slice(2).filter((argument) => argument.startsWith("--"));
+const isSanitized = flags.includes("--sanitized");
 const names = process.argv.slice(2).filter((argument) => !argument.startsWith("--"));
 
 install();
@@ -85,6 +88,7 @@ function makeProject(folder, tarball) {
   mkdirSync(folder, { recursive: true });
   writeFileSync(join(folder, "package.json"), '{ "private": true }\n');
   npm(folder, "install", "--offline", "--no-package-lock", tarball);
+  if (isSanitized) cpSync(buildSanitized(), join(folder, "node_modules/ipc-bro/prebuilt", basename(binaries), "ipc-bro.node"));
   const installed = readdirSync(join(folder, "node_modules")).filter((name) => !name.startsWith("."));
   if (installed.join() !== "ipc-bro") throw new Error(`more than the package was installed: ${installed}`);
 }
@@ -107,6 +111,7 @@ function run(project, tarball) {
     ...process.env,
     IPC_BRO_VECTORS: join(checkout, "conformance/vectors"),
     IPC_BRO_TARBALL: tarball,
+    ...(isSanitized ? sanitizedEnvironment() : {}),
   };
   return spawnSync(process.execPath, args, { cwd: project, env, stdio: ["ignore", "inherit", "inherit"] }).status ?? 1;
 }

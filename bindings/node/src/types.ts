@@ -306,6 +306,24 @@ export interface ClientStats {
   connectionsLost: number;
 }
 
+/** What a gateway keeps for one user of the system, of all that its programs share with those of others. */
+export interface UserStats {
+  /** User id by the peers' credentials, where the system tells it. */
+  uid?: number;
+  /** Bytes of the gateway's memory: what is queued, unfinished frames, calls, registrations, tables. */
+  memoryBytes: number;
+  /** Open connections, registered or not. */
+  connections: number;
+  /** Calls in flight that its programs have made. */
+  inFlight: number;
+  /** How many of `memoryBytes` are what its services say of themselves. */
+  registryBytes: number;
+  /** Lanes between its services. */
+  lanes: number;
+  /** Bytes of shared memory that these lanes take when they are used to the full; not in `memoryBytes`. */
+  laneBytes: number;
+}
+
 /** How a gateway is doing, for monitoring. */
 export interface ServerStats {
   /** Milliseconds since it started. */
@@ -316,8 +334,16 @@ export interface ServerStats {
   inFlight: number;
   /** Lanes between two services. */
   lanes: number;
+  /** Bytes of shared memory that these lanes take when they are used to the full; it is the services', not the gateway's. */
+  laneBytes: number;
   /** Bytes that peers have not taken yet. */
   queuedBytes: number;
+  /** Bytes that are kept for peers in whatever form. New work is refused with `RESOURCE_EXHAUSTED` before there are too many. */
+  memoryBytes: number;
+  /** How many bytes may be kept for peers at most. */
+  memoryMax: number;
+  /** What each user has taken, those with most memory first. */
+  users: UserStats[];
   /**
    * Totals since it started, by name: `callsRouted`, `callsRefused`, `callsTimedOut`, `callsCancelled`, `responsesDropped`,
    * `notificationsRouted`, `notificationsDropped`, `laneCalls` and others; those of `bro status`.

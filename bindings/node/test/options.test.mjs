@@ -105,8 +105,17 @@ test("a server counts what it does, while it runs", async (t) => {
   await connect(t, server, "user", { echo: (n) => n });
   const order = await connect(t, server, "order");
   for (let n = 0; n < 5; n++) await order.call("user", "echo", n);
-  const { counters, ...now } = server.stats();
-  assert.deepEqual(Object.keys(now).sort(), ["inFlight", "lanes", "peers", "queuedBytes", "uptimeMs"]);
+  const { counters, users, ...now } = server.stats();
+  assert.deepEqual(Object.keys(now).sort(), [
+    "inFlight",
+    "laneBytes",
+    "lanes",
+    "memoryBytes",
+    "memoryMax",
+    "peers",
+    "queuedBytes",
+    "uptimeMs",
+  ]);
   assert.deepEqual([now.peers, now.inFlight, now.lanes], [2, 0, 0]);
   assert.deepEqual([counters.callsRouted, counters.responsesRouted, counters.registrations], [5, 5, 2]);
   const { counters: told } = await order.call("bro.gateway", "status", {});
@@ -114,4 +123,42 @@ test("a server counts what it does, while it runs", async (t) => {
   await server.stop();
   assert.equal(server.stats(), undefined);
   assert.equal(new IPCServer().stats(), undefined);
+});
+
+test("a server says what each user has taken, and what is given back is not there any more", async (t) => {
+  const server = await startGateway(t);
+  assert.deepEqual(server.stats().users, []);
+  let answer;
+  const waits = new Promise((resolve) => {
+    answer = resolve;
+  });
+  const user = await connect(t, server, "user", { slow: () => waits });
+  const order = await connect(t, server, "order", {}, { lanes: false });
+  const calls = [1, 2, 3].map((n) => order.call("user", "slow", { n, text: "x".repeat(1000) }));
+  await until(() => server.stats().inFlight === 3);
+  const { users, memoryBytes, memoryMax, lanes, laneBytes } = server.stats();
+  assert.equal(users.length, 1);
+  const [own] = users;
+  assert.deepEqual(Object.keys(own).sort(), [
+    "connections",
+    "inFlight",
+    "laneBytes",
+    "lanes",
+    "memoryBytes",
+    "registryBytes",
+    "uid",
+  ]);
+  assert.deepEqual([own.uid, own.connections, own.inFlight], [process.getuid(), 2, 3]);
+  assert.deepEqual([own.lanes, own.laneBytes, lanes, laneBytes], [0, 0, 0, 0]);
+  assert.equal(own.memoryBytes, memoryBytes);
+  assert.ok(own.registryBytes > 0 && own.registryBytes < memoryBytes && memoryBytes < memoryMax);
+  // It is what `bro status` shows.
+  const { users: told } = await order.call("bro.gateway", "status", {});
+  assert.deepEqual(Object.keys(told[0]).sort(), Object.keys(own).sort());
+  answer("done");
+  assert.deepEqual(await Promise.all(calls), ["done", "done", "done"]);
+  await order.disconnect();
+  await user.disconnect();
+  await until(() => server.stats().users.length === 0);
+  assert.equal(server.stats().memoryBytes, 0);
 });

@@ -8,7 +8,7 @@ mod hand_over;
 
 use crate::clock::{Alarm, Clock};
 use crate::conns::{Conns, peer_of};
-use crate::embedding::{Pulse, Vitals};
+use crate::embedding::Pulse;
 use crate::event::GatewayEvent;
 use crate::gateway::{Command, Shared, Status};
 use crate::inbox::{Arrived, Buffers, DIRECT_READ_BYTES_MIN, Place, read_budget};
@@ -17,6 +17,7 @@ use crate::lanes::hand_out;
 use crate::linger::{Lingering, cut_off};
 use crate::pace::Pace;
 use crate::socket_file::SocketFile;
+use crate::spare::Spare;
 use bro_proto::frame::CutPlace;
 use bro_proto::{Now, limits};
 use bro_router::{CloseReason, EventMask, PeerId, Router};
@@ -32,6 +33,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender};
 
 mod accepting;
+mod ending;
 mod policies;
 
 /// Most events taken in one wakeup. With the read budget it bounds what a wakeup holds.
@@ -86,6 +88,7 @@ pub(crate) struct Driver {
     alarm: Alarm,
     now: Now,
     pace: Pace,
+    spare: Spare,
     /// Who is told that this thread goes round, and when the next time.
     pulse: Option<(Pulse, u64)>,
     /// Connections that can be read from in this wakeup.
@@ -131,6 +134,7 @@ impl Driver {
         mut clock: Clock,
         mut router: Router,
         drain_timeout_ms: u64,
+        returns_memory: bool,
     ) -> io::Result<Driver> {
         epoll::add(&epoll, &listener.socket, own_token(OWN_LISTENER), EventFlags::IN)?;
         epoll::add(&epoll, &shared.wake, own_token(OWN_WAKE), EventFlags::IN)?;
@@ -159,6 +163,7 @@ impl Driver {
             alarm,
             now,
             pace: Pace::new(),
+            spare: Spare::new(returns_memory),
             pulse: None,
             readable: Vec::new(),
             is_woken: false,
@@ -207,6 +212,7 @@ impl Driver {
             self.beat();
             self.conns.journal.deliver();
             self.end_wakeup(readable_len);
+            self.give_back_memory();
             if let Some(ending) = self.hand_over_if_asked() {
                 return Ok(ending);
             }
@@ -299,7 +305,8 @@ impl Driver {
         let router_us = self.router.wakeup_ms().map(|at| at.saturating_mul(1000));
         let router_us = router_us.map(|at_us| at_us.max(self.catch_up_until_us.unwrap_or(0)));
         let beat_us = self.pulse.as_ref().map(|(_, next_us)| *next_us);
-        let next_us = [router_us, self.accept_again_us, self.lingering.wakeup_us(), self.ends_at_us, beat_us];
+        let spare_us = self.spare.wakeup_us();
+        let next_us = [router_us, self.accept_again_us, self.lingering.wakeup_us(), self.ends_at_us, beat_us, spare_us];
         next_us.into_iter().flatten().min().map(|at_us| at_us.max(self.now.mono_us))
     }
 
@@ -312,29 +319,6 @@ impl Driver {
         self.catch_up_until_us = None;
         if self.router.wakeup_ms().is_some_and(|at| at <= self.now.mono_ms()) {
             self.router.handle_time(self.now, &mut self.conns);
-        }
-    }
-
-    fn beat(&mut self) {
-        let Some((pulse, next_us)) = &mut self.pulse else { return };
-        if self.now.mono_us < *next_us {
-            return;
-        }
-        *next_us = self.now.mono_us.saturating_add(u64::try_from(pulse.every.as_micros()).unwrap_or(u64::MAX).max(1));
-        (pulse.beat)(Vitals {
-            services: self.router.services_len(),
-            peers: self.router.peers_len(),
-            in_flight: self.router.in_flight_len(),
-            is_draining: self.router.is_draining(),
-        });
-    }
-
-    fn end_wakeup(&mut self, readable_len: usize) {
-        let ended = Now { mono_us: self.clock.mono_us(), wall_ms: self.now.wall_ms };
-        if let Some(warning) = self.pace.end(ended, readable_len, self.router.counters()) {
-            self.router.handle_warning(&warning, self.now, &mut self.conns);
-            self.flush();
-            self.conns.journal.deliver();
         }
     }
 
@@ -552,6 +536,7 @@ impl Driver {
             peers: self.router.peers_len(),
             in_flight: self.router.in_flight_len(),
             lanes: self.router.lanes_len(),
+            lane_bytes: self.router.lane_bytes(),
             queued_bytes: self.router.charged_bytes(),
             memory_bytes: self.router.memory_bytes(),
             memory_max: self.shared.memory_max,

@@ -57,6 +57,8 @@ pub struct Status {
     pub in_flight: usize,
     /// Lanes between two peers, in use or about to be.
     pub lanes: usize,
+    /// Bytes of shared memory that these lanes take when they are used to the full; it is not the gateway's.
+    pub lane_bytes: usize,
     /// Bytes that peers have not taken yet.
     pub queued_bytes: usize,
     /// Bytes that are kept for peers in whatever form, and how many there may be.
@@ -137,9 +139,19 @@ impl Gateway {
         let (mask, sink) = events.map_or((EventMask::NONE, None), |(mask, sink)| (mask, Some(sink)));
         let journal = Journal::new(sink, mask, config.debug);
         let channel = (commands.clone(), receiver);
-        let mut driver =
-            Driver::new(epoll, listener, channel, shared.clone(), journal, clock, router, config.drain_timeout_ms)
-                .map_err(resource("an event loop"))?;
+        let (drain_timeout_ms, returns_memory) = (config.drain_timeout_ms, config.returns_memory);
+        let driver = Driver::new(
+            epoll,
+            listener,
+            channel,
+            shared.clone(),
+            journal,
+            clock,
+            router,
+            drain_timeout_ms,
+            returns_memory,
+        );
+        let mut driver = driver.map_err(resource("an event loop"))?;
         if let Some(pulse) = pulse {
             driver.set_pulse(pulse);
         }

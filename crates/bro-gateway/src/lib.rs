@@ -16,11 +16,12 @@
 //! | `policy`, `credentials` | who may do what, and who is at the other end |
 //! | `socket_file` | whose the file in the file system is: live, stale, ours |
 //! | `adopted`, `embedding` | a socket that somebody else has made, and what else the program around brings along |
-//! | `driver` | the thread: wait, read, route, write; `driver/listening`: who comes in |
+//! | `driver` | the thread: wait, read, route, write; `driver/accepting`: who comes in; `driver/ending`: the end of a wakeup |
 //! | `pace` | how fast the thread comes round |
 //! | `conns`, `outgoing`, `inbox` | connections, bytes going out, bytes coming in |
 //! | `lanes` | making lanes, and handing them to two peers |
 //! | `linger` | closing without losing the last bytes |
+//! | `spare` | memory that is free, and that the allocator holds back |
 //! | `takeover`, `driver/hand_over` | everything goes to another gateway, and nobody notices |
 //! | `journal` | what is logged, and what is handed to the embedding program |
 //!
@@ -45,6 +46,7 @@ mod outgoing;
 mod pace;
 mod policy;
 mod socket_file;
+mod spare;
 mod takeover;
 
 pub use bro_policy::{Policy, PolicyError};

@@ -17,7 +17,7 @@ pub(crate) const ARENA_BYTES_AT: usize = 16;
 /// Where each direction's [`Control`] is: first to second, second to first.
 pub(crate) const CONTROL_AT: [usize; 2] = [512, 1024];
 /// Where the first ring begins. One page.
-pub(crate) const HEAD_BYTES: usize = 4096;
+pub(crate) const HEAD_BYTES: usize = limits::LANE_HEAD_BYTES;
 
 const _: () = {
     assert!(ARENA_BYTES_AT + 8 <= CONTROL_AT[0]);
@@ -33,6 +33,12 @@ pub(crate) struct Layout {
     pub(crate) ring_bytes: usize,
     pub(crate) arena_bytes: usize,
 }
+
+/// What the gateway charges for a lane is what it makes.
+const _: () = {
+    let layout = Layout { ring_bytes: limits::LANE_RING_BYTES, arena_bytes: limits::LANE_ARENA_BYTES };
+    assert!(layout.total_bytes() == limits::LANE_BYTES);
+};
 
 impl Layout {
     /// Checks the sizes against the limits, and against those of the one who asks.
@@ -60,7 +66,7 @@ impl Layout {
     }
 
     /// The size of all of it.
-    pub(crate) fn total_bytes(self) -> usize {
+    pub(crate) const fn total_bytes(self) -> usize {
         HEAD_BYTES + 2 * (self.ring_bytes + self.arena_bytes)
     }
 

@@ -91,6 +91,9 @@ pub const PEERS_MAX: usize = 65_536;
 pub const IN_FLIGHT_MAX: usize = 1_048_576;
 /// Most calls in flight that one connection may have made.
 pub const IN_FLIGHT_PER_PEER_MAX: usize = 65_536;
+/// Calls in flight to one connection above which new ones are refused with `OVERLOADED`; a quarter as many again are for callers of which none has
+/// many. All are fewer than [`REQUESTS_MAX`], so that a flood is refused here, and not by a callee that refuses everybody.
+pub const IN_FLIGHT_PER_CALLEE_MAX: usize = 49_152;
 /// Most route numbers that a connection of version 2 may bind.
 pub const ROUTES_PER_PEER_MAX: usize = 1024;
 /// Bytes of the route names that all connections together may bind.
@@ -103,6 +106,10 @@ pub const SECTIONS_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub const LANES_MAX: usize = 1024;
 /// Most lanes of one connection.
 pub const LANES_PER_PEER_MAX: usize = 64;
+/// Bytes of shared memory that all lanes of one gateway may take when they are used to the full.
+pub const LANES_BYTES_MAX: usize = 2 * 1024 * 1024 * 1024;
+/// Bytes of shared memory that the lanes of one connection may take: as many of default size as it may have.
+pub const LANES_BYTES_PER_PEER_MAX: usize = LANES_PER_PEER_MAX * LANE_BYTES;
 /// Calls from one peer to another within [`LANE_BUSY_WINDOW_MS`] that make the gateway offer them a lane.
 pub const LANE_BUSY_CALLS: u32 = 256;
 /// Window in which these calls are counted, in milliseconds.
@@ -146,9 +153,16 @@ pub const CONNECT_RATE_PER_S: u32 = 1_000;
 pub const MEMORY_STALL_MS: u64 = 1_000;
 /// While memory is short, those who hold most are looked for at most once in this time, in milliseconds.
 pub const MEMORY_SEARCH_INTERVAL_MS: u64 = 10;
+/// When so many bytes fewer are kept for peers than before, a gateway gives free memory back to the system.
+pub const SPARE_BYTES_MIN: usize = 1024 * 1024;
+/// How long it waits until it does so, in milliseconds: more may go meanwhile.
+pub const SPARE_AFTER_MS: u64 = 1_000;
+/// It waits at least so many times as long as that took the last time: this bounds which part of the time it takes.
+pub const SPARE_TIME_PARTS: u64 = 100;
 /// An unfinished frame of so many bytes is kept although memory is short: it may be an answer.
 pub const PARTIAL_FREE_BYTES: usize = 64 * 1024;
-/// Half as much again as [`QUEUE_CALLS_BYTES_MAX`] may be queued to a callee by callers of which none has so many calls in flight.
+/// Half as much again as [`QUEUE_CALLS_BYTES_MAX`] may be queued to a callee by callers of which none has so many calls in flight, and a quarter as
+/// many again as [`IN_FLIGHT_PER_CALLEE_MAX`] may be in flight to it.
 pub const CROWDED_CALLS_PER_PEER_MAX: usize = 16;
 /// The second half of that is for users of which none has so many calls in flight.
 pub const CROWDED_CALLS_PER_UID_MAX: usize = 256;
@@ -257,6 +271,10 @@ pub const LANE_RING_BYTES_MIN: usize = 4096;
 pub const LANE_RING_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Default bytes of a lane's arena, one for each direction, through which large records go. Its pages take memory once used.
 pub const LANE_ARENA_BYTES: usize = 4 * 1024 * 1024;
+/// What comes before the rings in a lane's memory, in bytes: a page.
+pub const LANE_HEAD_BYTES: usize = 4096;
+/// Bytes of shared memory of a lane of default size, all of it used.
+pub const LANE_BYTES: usize = LANE_HEAD_BYTES + 2 * (LANE_RING_BYTES + LANE_ARENA_BYTES);
 /// Smallest arena of a lane, in bytes.
 pub const LANE_ARENA_BYTES_MIN: usize = 64 * 1024;
 /// Largest arena of a lane, in bytes.
@@ -302,11 +320,16 @@ const _: () = {
     assert!(QUEUE_PAUSE_BYTES < QUEUE_CALLS_BYTES_MAX);
     assert!(QUEUE_CALLS_BYTES_MAX / 2 * 3 + FRAME_BYTES_MAX < QUEUE_BYTES_MAX, "a call admitted below the limit fits");
     assert!(IN_FLIGHT_PER_PEER_MAX <= IN_FLIGHT_MAX);
+    assert!(IN_FLIGHT_PER_CALLEE_MAX + IN_FLIGHT_PER_CALLEE_MAX / 4 < REQUESTS_MAX);
     assert!(QUEUE_BYTES_MAX < MEMORY_MAX / MEMORY_RESERVE_PARTS, "one peer cannot take the reserve");
     assert!(PEERS_PER_UID_MAX <= PEERS_MAX && UID_SHARE_PERCENT > 0 && UID_SHARE_PERCENT <= 100);
     assert!(WAITING_CALLS_MAX < IN_FLIGHT_PER_PEER_MAX, "calls that wait leave room for others");
     assert!(SERVICE_WAIT_MS < CALL_TIMEOUT_MS && SERVICE_WAIT_RETRY_MS <= SERVICE_WAIT_RETRY_MAX_MS);
     assert!(POLICY_RULES_MAX <= u16::MAX as usize, "rights name rules by 16 bits");
+    assert!(
+        LANES_BYTES_PER_PEER_MAX < LANES_BYTES_MAX / 100 * UID_SHARE_PERCENT as usize,
+        "one connection leaves others some"
+    );
     assert!(LANE_RING_BYTES_MIN <= LANE_RING_BYTES && LANE_RING_BYTES <= LANE_RING_BYTES_MAX);
     assert!(LANE_RING_BYTES_MIN.is_power_of_two() && LANE_RING_BYTES.is_power_of_two());
     assert!(LANE_ARENA_BYTES_MIN <= LANE_ARENA_BYTES && LANE_ARENA_BYTES <= LANE_ARENA_BYTES_MAX);

@@ -29,10 +29,12 @@ pub(crate) enum Resource {
     Parked,
     /// Lanes.
     Lanes,
+    /// Bytes of the shared memory of lanes. They are not the gateway's, and not in [`Resource::Memory`].
+    LaneBytes,
 }
 
 impl Resource {
-    pub(crate) const ALL: [Resource; 8] = [
+    pub(crate) const ALL: [Resource; 9] = [
         Resource::Memory,
         Resource::Peers,
         Resource::Calls,
@@ -41,6 +43,7 @@ impl Resource {
         Resource::Sections,
         Resource::Parked,
         Resource::Lanes,
+        Resource::LaneBytes,
     ];
 
     /// As it stands in the text of an error, behind a number.
@@ -54,6 +57,7 @@ impl Resource {
             Resource::Sections => "bytes of contexts",
             Resource::Parked => "waiting calls of `bro.gateway`",
             Resource::Lanes => "lanes",
+            Resource::LaneBytes => "bytes of the memory of lanes",
         }
     }
 }
@@ -124,6 +128,8 @@ pub struct UserView {
     pub registry_bytes: usize,
     /// Lanes between its peers.
     pub lanes: usize,
+    /// Bytes of shared memory that these lanes take when they are used to the full. They are not in `memory_bytes`: they are not the gateway's.
+    pub lane_bytes: usize,
 }
 
 impl Accounts {
@@ -138,6 +144,7 @@ impl Accounts {
             Resource::Sections => SECTIONS_BYTES_MAX,
             Resource::Parked => PARKED_MAX,
             Resource::Lanes => LANES_MAX,
+            Resource::LaneBytes => config.lanes_bytes_max,
         });
         let share_percent = usize::from(config.uid_share_percent);
         // Half way between new work and all: there is room for the answers to what was taken on, and some is left for others.
@@ -264,6 +271,7 @@ impl Accounts {
             in_flight: used(account, Resource::Calls),
             registry_bytes: used(account, Resource::Registry),
             lanes: used(account, Resource::Lanes),
+            lane_bytes: used(account, Resource::LaneBytes),
         });
         let mut views: Vec<UserView> = views.collect();
         views.sort_by_key(|view| (std::cmp::Reverse(view.memory_bytes), view.uid));

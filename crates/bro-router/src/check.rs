@@ -7,8 +7,8 @@ use crate::parked::Wait;
 use crate::peers::{NIL, UNPOOLED};
 use crate::router::Router;
 use bro_proto::limits::{
-    EVENT_LOG_BYTES_MAX, EVENT_LOG_LEN_MAX, LANES_MAX, LANES_PER_PEER_MAX, PARKED_MAX, PEER_CHARGE_BYTES,
-    REGISTRY_BYTES_MAX, ROUTES_BYTES_MAX,
+    EVENT_LOG_BYTES_MAX, EVENT_LOG_LEN_MAX, LANES_BYTES_PER_PEER_MAX, LANES_MAX, LANES_PER_PEER_MAX, PARKED_MAX,
+    PEER_CHARGE_BYTES, REGISTRY_BYTES_MAX, ROUTES_BYTES_MAX,
 };
 
 impl Router {
@@ -30,10 +30,11 @@ impl Router {
     }
 
     fn check_peers(&self) -> usize {
-        let (mut count, mut charged, mut timers) = (0, 0, 0);
+        let (mut count, mut charged, mut queued, mut timers) = (0, 0, 0, 0);
         for slot in self.peers.live() {
             let peer = &self.peers[slot];
             count += 1;
+            queued += peer.queued_bytes;
             charged += PEER_CHARGE_BYTES + peer.queued_bytes + peer.kept_bytes + peer.table_bytes;
             let pending = [peer.register_timer, peer.partial_timer, peer.stall_timer];
             timers += pending.iter().filter(|timer| timer.is_some()).count();
@@ -64,6 +65,7 @@ impl Router {
             assert_eq!(self.parked.list_len(peer.parked.head), peer.parked.len as usize);
         }
         assert_eq!(count, self.peers.len());
+        assert_eq!(queued, self.peers.queued_bytes(), "the sum of the queues is kept");
         let states = self.peers.live().filter_map(|slot| self.peers[slot].v2.as_ref());
         assert_eq!(states.map(|state| state.route_bytes()).sum::<usize>(), self.peers.route_bytes);
         let accounts = &self.peers.accounts;
@@ -80,6 +82,7 @@ impl Router {
             (Resource::Sections, self.calls.section_bytes()),
             (Resource::Parked, self.parked.len()),
             (Resource::Lanes, self.lanes.len()),
+            (Resource::LaneBytes, self.lanes.iter().map(|(_, lane)| lane.bytes()).sum()),
         ];
         for (resource, total) in totals {
             assert_eq!(accounts.total(resource), total, "what is charged as {resource:?} is there");
@@ -163,6 +166,7 @@ impl Router {
                 let state = self.peers[end].v2.as_ref().expect("peers with lanes speak version 2");
                 assert_eq!(state.lanes.iter().filter(|&&lane| lane == index).count(), 1);
                 assert!(state.lanes.len() <= LANES_PER_PEER_MAX);
+                assert!(self.lanes.bytes_of(&state.lanes) <= LANES_BYTES_PER_PEER_MAX);
             }
             let same = self.lanes.iter().filter(|(_, other)| other.number() == lane.number()).count();
             assert_eq!(same, 1, "a number names one lane");

@@ -28,6 +28,8 @@ pub struct RouterConfig {
     pub in_flight_max: usize,
     /// Most calls in flight by one connection. Default [`limits::IN_FLIGHT_PER_PEER_MAX`].
     pub in_flight_per_peer_max: usize,
+    /// Calls in flight to one connection above which new ones are refused. Default [`limits::IN_FLIGHT_PER_CALLEE_MAX`].
+    pub in_flight_per_callee_max: usize,
     /// Outbound bytes, CALLs not counted, above which a peer is no longer read from. Default [`limits::QUEUE_PAUSE_BYTES`].
     pub queue_pause_bytes: usize,
     /// Outbound bytes above which calls to a peer are refused. Default [`limits::QUEUE_CALLS_BYTES_MAX`].
@@ -37,8 +39,8 @@ pub struct RouterConfig {
     /// Bytes that all peers together may make the gateway keep; the last [`limits::MEMORY_RESERVE_PARTS`]th of it is for answers. At least
     /// [`limits::MEMORY_MAX_MIN`]. Default [`limits::MEMORY_MAX`].
     pub memory_max: usize,
-    /// How much of what the others leave of memory, connections, calls in flight, registrations, routes, contexts, parked calls and
-    /// lanes one user may take, in percent; 100 lets one take all. Default [`limits::UID_SHARE_PERCENT`].
+    /// How much of what the others leave of memory, connections, calls in flight, registrations, routes, contexts, parked calls,
+    /// lanes and their memory one user may take, in percent; 100 lets one take all. Default [`limits::UID_SHARE_PERCENT`].
     pub uid_share_percent: u8,
     /// Most connections of one user. Default [`limits::PEERS_PER_UID_MAX`].
     pub peers_per_uid_max: usize,
@@ -53,6 +55,9 @@ pub struct RouterConfig {
     /// Calls from one peer to another within [`limits::LANE_BUSY_WINDOW_MS`] that bring them a lane with [`LanePolicy::Auto`]. Default
     /// [`limits::LANE_BUSY_CALLS`].
     pub lane_calls_min: u32,
+    /// Bytes of shared memory that all lanes together may take when they are used to the full; beyond, pairs get none, and their calls go through
+    /// the gateway. Default [`limits::LANES_BYTES_MAX`].
+    pub lanes_bytes_max: usize,
     /// Whether another gateway may take over; for drivers that carry it out. False by default.
     pub hands_over: bool,
 }
@@ -70,6 +75,7 @@ impl Default for RouterConfig {
             peers_max: limits::PEERS_MAX,
             in_flight_max: limits::IN_FLIGHT_MAX,
             in_flight_per_peer_max: limits::IN_FLIGHT_PER_PEER_MAX,
+            in_flight_per_callee_max: limits::IN_FLIGHT_PER_CALLEE_MAX,
             queue_pause_bytes: limits::QUEUE_PAUSE_BYTES,
             queue_calls_bytes_max: limits::QUEUE_CALLS_BYTES_MAX,
             queue_bytes_max: limits::QUEUE_BYTES_MAX,
@@ -81,6 +87,7 @@ impl Default for RouterConfig {
             speaks_v2: true,
             lanes: LanePolicy::Auto,
             lane_calls_min: limits::LANE_BUSY_CALLS,
+            lanes_bytes_max: limits::LANES_BYTES_MAX,
             hands_over: false,
         }
     }
@@ -119,6 +126,7 @@ impl RouterConfig {
             ("peers_max", self.peers_max),
             ("in_flight_max", self.in_flight_max),
             ("in_flight_per_peer_max", self.in_flight_per_peer_max),
+            ("in_flight_per_callee_max", self.in_flight_per_callee_max),
             ("queue_pause_bytes", self.queue_pause_bytes),
             ("peers_per_uid_max", self.peers_per_uid_max),
             ("connect_burst", self.connect_burst as usize),

@@ -60,7 +60,7 @@ impl Router {
     }
 
     pub(crate) fn is_drain_done(&self) -> bool {
-        matches!(self.phase, Phase::Draining(_)) && self.calls.len() == 0 && !self.peers.has_queued()
+        matches!(self.phase, Phase::Draining(_)) && self.calls.len() == 0 && self.peers.queued_bytes() == 0
     }
 
     pub(crate) fn close_all(&mut self, now: Now, out: &mut impl Outbox) {

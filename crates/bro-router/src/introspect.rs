@@ -250,6 +250,7 @@ impl Router {
             ("memoryBytes", self.memory_bytes() as u64),
             ("memoryMax", self.config.memory_max as u64),
             ("lanes", self.lanes.len() as u64),
+            ("laneBytes", self.lane_bytes() as u64),
             (
                 "connectedServices",
                 self.registry.iter().filter(|(_, service)| self.may_see(asker, &service.name)).count() as u64,
@@ -302,10 +303,10 @@ impl Router {
             if let Some(uid) = user.uid {
                 out.extend_from_slice(format!("\"uid\":{uid},").as_bytes());
             }
-            let UserView { memory_bytes, connections, in_flight, registry_bytes, lanes, .. } = user;
+            let UserView { memory_bytes, connections, in_flight, registry_bytes, lanes, lane_bytes, .. } = user;
             out.extend_from_slice(
                 format!(
-                    "\"memoryBytes\":{memory_bytes},\"connections\":{connections},\"inFlight\":{in_flight},\"registryBytes\":{registry_bytes},\"lanes\":{lanes}}}"
+                    "\"memoryBytes\":{memory_bytes},\"connections\":{connections},\"inFlight\":{in_flight},\"registryBytes\":{registry_bytes},\"lanes\":{lanes},\"laneBytes\":{lane_bytes}}}"
                 )
                 .as_bytes(),
             );
@@ -346,8 +347,14 @@ impl Router {
             out.extend_from_slice(format!(",\"{name}\":{number}").as_bytes());
         }
         let rest = format!(
-            ",\"protocol\":{},\"lanes\":{},\"connectedAt\":{},\"lastHeartbeat\":{},\"queuedBytes\":{},\"inFlight\":{}}}",
-            view.protocol, view.lanes, view.connected_at_ms, view.last_heartbeat_ms, view.queued_bytes, view.in_flight
+            ",\"protocol\":{},\"lanes\":{},\"laneBytes\":{},\"connectedAt\":{},\"lastHeartbeat\":{},\"queuedBytes\":{},\"inFlight\":{}}}",
+            view.protocol,
+            view.lanes,
+            view.lane_bytes,
+            view.connected_at_ms,
+            view.last_heartbeat_ms,
+            view.queued_bytes,
+            view.in_flight
         );
         out.extend_from_slice(rest.as_bytes());
     }
@@ -372,6 +379,7 @@ impl Router {
         InstanceView {
             protocol: if v2.is_some() { 2 } else { 1 },
             lanes: v2.map_or(0, |state| state.lanes.len()),
+            lane_bytes: v2.map_or(0, |state| self.lanes.bytes_of(&state.lanes)),
             peer: self.peers.id(slot),
             pid: peer.identity.pid,
             uid: peer.identity.uid,

@@ -14,8 +14,11 @@ use crate::outbox::{LaneOffer, Outbox, Part};
 use crate::peers::NIL;
 use crate::router::Router;
 use crate::timers::Timer;
+use crate::v2_peer::V2Peer;
 use bro_proto::Now;
-use bro_proto::limits::{LANE_BUSY_WINDOW_MS, LANE_OPEN_TIMEOUT_MS, LANE_RETRY_MS, LANES_PER_PEER_MAX};
+use bro_proto::limits::{
+    LANE_BUSY_WINDOW_MS, LANE_BYTES, LANE_OPEN_TIMEOUT_MS, LANE_RETRY_MS, LANES_BYTES_PER_PEER_MAX, LANES_PER_PEER_MAX,
+};
 use bro_proto::timer::TimerId;
 use bro_proto::v2::lane::{CloseLane, LaneStats, write_offer};
 use bro_proto::v2::{FrameKind, encode};
@@ -40,6 +43,8 @@ pub(crate) struct LaneRecord {
     number: u64,
     /// Peer slots; `NIL` for one that has not told of it.
     ends: [u32; 2],
+    /// Of its shared memory, all of it used. Peers that tell of a lane are not asked: it counts as one of default size.
+    bytes: usize,
     is_ready: [bool; 2],
     /// Who pays for it: the account of the peer that had it first.
     account: u32,
@@ -132,6 +137,11 @@ impl Lanes {
         self.records.iter().map(|(index, record)| (index_of(index), record))
     }
 
+    /// Bytes of the shared memory of the lanes of a peer.
+    pub(crate) fn bytes_of(&self, lanes: &[u32]) -> usize {
+        lanes.iter().map(|&index| self.records[index as usize].bytes).sum()
+    }
+
     fn find(&self, number: u64) -> Option<u32> {
         self.by_number.find(hash(number), |&index| self.records[index as usize].number == number).copied()
     }
@@ -144,6 +154,10 @@ impl LaneRecord {
 
     pub(crate) fn ends(&self) -> [u32; 2] {
         self.ends
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     pub(crate) fn has_timer(&self) -> bool {
@@ -159,6 +173,11 @@ impl Router {
     /// Lanes that were offered or are in use.
     pub fn lanes_len(&self) -> usize {
         self.lanes.len()
+    }
+
+    /// Bytes of shared memory that these lanes take when they are used to the full.
+    pub fn lane_bytes(&self) -> usize {
+        self.peers.accounts.total(Resource::LaneBytes)
     }
 
     /// The driver could not hand a lane to both peers: whoever has got it is told to drop it.
@@ -198,8 +217,7 @@ impl Router {
         let (Some(own), Some(theirs)) = (lanes_of(caller), lanes_of(callee)) else { return };
         let takes_lanes = self.peers[callee].takes_lanes;
         let has_one = own.iter().any(|lane| theirs.contains(lane));
-        let is_full =
-            !self.has_lane_room(caller) || own.len() >= LANES_PER_PEER_MAX || theirs.len() >= LANES_PER_PEER_MAX;
+        let is_full = !self.has_lane_room(caller) || self.is_lane_list_full(caller) || self.is_lane_list_full(callee);
         let is_pair = self.is_pair(caller, callee);
         if !takes_lanes || has_one || is_full || !is_pair || self.is_watched() || self.is_draining() {
             return;
@@ -209,7 +227,7 @@ impl Router {
         }
         let number = self.fresh_lane_number();
         let deadline_ms = now.mono_ms().saturating_add(LANE_OPEN_TIMEOUT_MS);
-        let index = self.insert_lane(number, [caller, callee], Some(deadline_ms));
+        let index = self.insert_lane(number, [caller, callee], LANE_BYTES, Some(deadline_ms));
         let name_of = |slot: u32| &*self.registry[self.peers[slot].service].name;
         let mut frames = [Vec::new(), Vec::new()];
         for (side, peer) in [(0, callee), (1, caller)] {
@@ -230,7 +248,7 @@ impl Router {
                 return;
             }
             // The other end may take its time to come back.
-            None => self.insert_lane(number, [slot, NIL], None),
+            None => self.insert_lane(number, [slot, NIL], LANE_BYTES, None),
         };
         let first = self.lanes.records[index as usize].ends[0];
         let may_join = self.is_pair(first, slot) && !self.is_lane_list_full(slot);
@@ -354,6 +372,7 @@ impl Router {
     fn remove_lane(&mut self, index: u32) -> LaneRecord {
         let record = self.lanes.records.remove(index as usize);
         self.peers.accounts.release(record.account, Resource::Lanes, 1);
+        self.peers.accounts.release(record.account, Resource::LaneBytes, record.bytes);
         let entry = self.lanes.by_number.find_entry(hash(record.number), |&other| other == index);
         entry.expect("every lane is in the table").remove();
         record.timer.map(|timer| self.timers.remove(timer));
@@ -373,13 +392,15 @@ impl Router {
         self.keep_scratch(frame);
     }
 
-    fn insert_lane(&mut self, number: u64, ends: [u32; 2], deadline_ms: Option<u64>) -> u32 {
+    fn insert_lane(&mut self, number: u64, ends: [u32; 2], bytes: usize, deadline_ms: Option<u64>) -> u32 {
         let index = index_of(self.lanes.records.vacant_key());
         let account = self.peers[ends[0]].account;
         self.peers.accounts.charge(account, Resource::Lanes, 1);
+        self.peers.accounts.charge(account, Resource::LaneBytes, bytes);
         let record = LaneRecord {
             number,
             ends,
+            bytes,
             is_ready: [false; 2],
             account,
             is_open: false,
@@ -407,7 +428,9 @@ impl Router {
 
     /// Whether the user of a peer may have one more lane. Lanes join peers of one user only, so it pays for both ends.
     fn has_lane_room(&self, slot: u32) -> bool {
-        self.peers.accounts.check(self.peers[slot].account, Resource::Lanes, 1).is_ok()
+        let may_have =
+            |(resource, amount)| self.peers.accounts.check(self.peers[slot].account, resource, amount).is_ok();
+        [(Resource::Lanes, 1), (Resource::LaneBytes, LANE_BYTES)].into_iter().all(may_have)
     }
 
     /// Whether two peers may have a lane together. One end can make the other wait in a system call, see docs/lanes.md: only those who could
@@ -418,7 +441,11 @@ impl Router {
     }
 
     fn is_lane_list_full(&self, slot: u32) -> bool {
-        self.peers[slot].v2.as_ref().is_none_or(|state| state.lanes.len() >= LANES_PER_PEER_MAX)
+        let is_full = |state: &V2Peer| {
+            let bytes = self.lanes.bytes_of(&state.lanes);
+            state.lanes.len() >= LANES_PER_PEER_MAX || bytes.saturating_add(LANE_BYTES) > LANES_BYTES_PER_PEER_MAX
+        };
+        self.peers[slot].v2.as_deref().is_none_or(is_full)
     }
 }
 

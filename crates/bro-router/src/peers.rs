@@ -35,10 +35,10 @@ pub struct PeerIdentity {
 }
 
 impl PeerIdentity {
-    /// Whether both can be the same process of the same user, as far as is known.
+    /// Whether both can be the same process of the same user. One of which the kernel tells no process id is another one than one of which it
+    /// does; two of which it tells none can be the same.
     pub(crate) fn matches(&self, other: &PeerIdentity) -> bool {
-        let differ = |a: Option<u32>, b: Option<u32>| matches!((a, b), (Some(a), Some(b)) if a != b);
-        !differ(self.pid, other.pid) && !differ(self.uid, other.uid)
+        self.pid == other.pid && self.uid == other.uid
     }
 }
 
@@ -165,6 +165,8 @@ pub(crate) struct Peers {
     free: u32,
     len: usize,
     pub(crate) accounts: Accounts,
+    /// Sum of `queued_bytes` over the live peers.
+    queued_bytes: usize,
     /// What is given back when the doomed peers have gone.
     pub(crate) doomed_bytes: usize,
     /// Monotonic milliseconds until which nobody who holds much is looked for.
@@ -188,6 +190,7 @@ impl Peers {
             free: NIL,
             len: 0,
             accounts: Accounts::new(config),
+            queued_bytes: 0,
             doomed_bytes: 0,
             search_again_ms: 0,
             route_bytes: 0,
@@ -200,14 +203,9 @@ impl Peers {
         self.len
     }
 
-    /// Sum of `queued_bytes` over the live peers. Costs a walk through all of them.
+    /// Sum of `queued_bytes` over the live peers.
     pub(crate) fn queued_bytes(&self) -> usize {
-        self.slots.iter().filter(|peer| peer.is_live).map(|peer| peer.queued_bytes).sum()
-    }
-
-    /// Whether anything is queued to anybody.
-    pub(crate) fn has_queued(&self) -> bool {
-        self.slots.iter().any(|peer| peer.is_live && peer.queued_bytes > 0)
+        self.queued_bytes
     }
 
     /// The slot of a live peer.
@@ -333,6 +331,7 @@ impl Peers {
         self.accounts.release(peer.account, Resource::Peers, 1);
         self.accounts.release(peer.account, Resource::Routes, route_bytes);
         self.accounts.release(peer.account, Resource::Memory, bytes);
+        self.queued_bytes -= peer.queued_bytes;
         peer.queued_bytes = 0;
         peer.answer_bytes = 0;
         peer.kept_bytes = 0;
@@ -417,6 +416,7 @@ impl Peers {
             peer.progress_ms = now.mono_ms();
         }
         peer.queued_bytes += bytes;
+        self.queued_bytes += bytes;
         self.accounts.charge(peer.account, Resource::Memory, bytes);
         counters.frames_out += 1;
         counters.bytes_out += bytes as u64;
@@ -446,6 +446,7 @@ impl Peers {
             peer.answer_bytes -= usize::try_from(share).expect("at most the answers' bytes");
         }
         peer.queued_bytes -= bytes;
+        self.queued_bytes -= bytes;
         self.accounts.release(peer.account, Resource::Memory, bytes);
         peer.is_paused && peer.answer_bytes <= self.limits.pause_bytes / 2
     }

@@ -59,17 +59,23 @@ impl Router {
         }
     }
 
-    /// Whether a CALL may still go to a callee that has left as much unread as it may: some room above that is for callers that have few
-    /// calls in flight, so that whoever floods a callee is the one who is refused.
+    /// Whether a CALL may still go to a callee that has left as much unread as it may, or has as many calls in flight: some room above that is for
+    /// callers that have few calls in flight, so that whoever floods a callee is the one who is refused.
     #[cold]
     pub(crate) fn may_crowd(&self, caller: u32, callee: u32) -> bool {
         let (queued, limit) = (self.peers[callee].queued_bytes, self.config.queue_calls_bytes_max);
         let of_peer = self.peers[caller].calls[Side::Caller as usize].len as usize;
-        if queued > crowded_bytes_max(limit) || of_peer >= CROWDED_CALLS_PER_PEER_MAX {
+        let asked = self.peers[callee].calls[Side::Callee as usize].len as usize;
+        let asked_max = self.config.in_flight_per_callee_max;
+        if queued > crowded_bytes_max(limit)
+            || asked >= asked_max.saturating_add(asked_max.div_ceil(4))
+            || of_peer >= CROWDED_CALLS_PER_PEER_MAX
+        {
             return false;
         }
         let of_user = self.peers.accounts.used(self.peers[caller].account, Resource::Calls);
-        queued <= limit + limit / 4 || of_user < CROWDED_CALLS_PER_UID_MAX
+        let is_crowded = queued > limit + limit / 4 || asked >= asked_max.saturating_add(asked_max.div_ceil(8));
+        !is_crowded || of_user < CROWDED_CALLS_PER_UID_MAX
     }
 
     /// Whether the user of a callee may be sent new work.

@@ -293,7 +293,7 @@ impl Router {
         self.timers.len()
     }
 
-    /// Bytes queued to all peers and not yet taken. Costs a walk through all peers.
+    /// Bytes queued to all peers and not yet taken.
     pub fn charged_bytes(&self) -> usize {
         self.peers.queued_bytes()
     }

@@ -172,10 +172,11 @@ impl Router {
             let message = format!("{limit} calls of this connection are in flight already: wait for answers first");
             return Err(ErrorBody::new(ErrorCode::ResourceExhausted, message));
         }
-        let limit = self.config.queue_calls_bytes_max;
+        let (bytes_max, calls_max) = (self.config.queue_calls_bytes_max, self.config.in_flight_per_callee_max);
         let is_open = |&slot: &u32| {
             let peer = &self.peers[slot];
-            let has_room = peer.queued_bytes <= limit || self.may_crowd(caller, slot);
+            let asked = peer.calls[Side::Callee as usize].len as usize;
+            let has_room = (peer.queued_bytes <= bytes_max && asked < calls_max) || self.may_crowd(caller, slot);
             has_room && !peer.is_doomed && !peer.is_leaving && (is_easy || self.has_memory(slot))
         };
         if let Some(callee) = only.filter(is_open) {
@@ -195,8 +196,13 @@ impl Router {
             let message = format!("{name} is shutting down and takes no new calls");
             return ErrorBody::new(ErrorCode::ShuttingDown, message);
         }
-        let limit = self.config.queue_calls_bytes_max;
-        let message = format!("{name} has more than {limit} bytes unread: call again when it has caught up");
+        let (bytes_max, calls_max) = (self.config.queue_calls_bytes_max, self.config.in_flight_per_callee_max);
+        let is_asked_much = |slot: u32| self.peers[slot].calls[Side::Callee as usize].len as usize >= calls_max;
+        let message = if self.registry.ring(&self.peers, service).any(is_asked_much) {
+            format!("{name} has {calls_max} calls in flight: call again when it has answered some")
+        } else {
+            format!("{name} has more than {bytes_max} bytes unread: call again when it has caught up")
+        };
         self.counters.refused_overloaded += 1;
         ErrorBody::new(ErrorCode::Overloaded, message)
     }

@@ -364,6 +364,9 @@ pub struct LaneState {
     pub number: u64,
     /// Slots of its peers; absent for one that has not told of it.
     pub ends: [Option<u32>; 2],
+    /// Bytes of its shared memory, all of it used. An older gateway made no others than of this size.
+    #[serde(default = "older_lane_bytes")]
+    pub bytes: u64,
     /// Who has opened it.
     pub is_ready: [bool; 2],
     /// Both were told to use it.
@@ -372,6 +375,10 @@ pub struct LaneState {
     pub deadline_ms: Option<u64>,
     /// What was told last of what was done on it.
     pub stats: [LaneStatsState; 2],
+}
+
+fn older_lane_bytes() -> u64 {
+    8_654_848
 }
 
 /// What one end has done on a lane.

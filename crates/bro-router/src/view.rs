@@ -31,6 +31,8 @@ pub struct InstanceView {
     pub protocol: u8,
     /// Its lanes to other peers.
     pub lanes: usize,
+    /// Bytes of shared memory that these lanes take when they are used to the full.
+    pub lane_bytes: usize,
     /// Process id by peer credentials, where known.
     pub pid: Option<u32>,
     /// User id by peer credentials, where known.

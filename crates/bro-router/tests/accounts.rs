@@ -2,6 +2,7 @@
 
 mod support;
 
+use bro_proto::limits::CROWDED_CALLS_PER_PEER_MAX;
 use bro_proto::v1::Encoding;
 use bro_router::{CloseReason, PeerId, PeerIdentity, RouterConfig, UserView};
 use serde_json::{Value, json};
@@ -102,6 +103,34 @@ fn a_flood_is_refused_before_a_sequential_caller() {
     let asked = gateway.take(callee);
     assert_eq!(asked.iter().filter(|call| call["from"] == "modest").count(), 4);
     assert_eq!(gateway.router.counters().refused_overloaded, 1);
+}
+
+/// A callee that reads all and answers late took 65,536 calls of one caller, and then refused everybody's.
+#[test]
+fn a_flood_to_a_slow_callee_is_refused_before_a_sequential_caller() {
+    let mut gateway = Gateway::with(RouterConfig { in_flight_per_callee_max: 100, ..RouterConfig::default() });
+    let callee = service_of(&mut gateway, 1, "user");
+    let flood = service_of(&mut gateway, 1, "flood");
+    for number in 0..120 {
+        call(&mut gateway, flood, &format!("req-{number}"), "flood", "user");
+        gateway.take(callee);
+    }
+    let refused = gateway.take(flood);
+    assert_eq!((refused.len(), code(&refused[0])), (20, "OVERLOADED"));
+    assert!(refused[0]["error"]["message"].as_str().is_some_and(|message| message.contains("100 calls in flight")));
+    let modest: Vec<PeerId> = (0..3).map(|number| service_of(&mut gateway, 2, &format!("modest-{number}"))).collect();
+    let mut passed_on = 0;
+    for number in 0..CROWDED_CALLS_PER_PEER_MAX {
+        for &peer in &modest {
+            call(&mut gateway, peer, &format!("req-{number}"), "x", "user");
+            passed_on += gateway.take(callee).len();
+            gateway.take(peer);
+        }
+    }
+    assert_eq!(passed_on, 25, "a quarter as many again");
+    call(&mut gateway, modest[0], "late", "x", "user");
+    assert_eq!(code(&gateway.take_one(modest[0])), "OVERLOADED", "and that is all there is");
+    assert_eq!(gateway.router.in_flight_len(), 125);
 }
 
 /// Unfinished frames of many connections: the worst of them goes, and is told; the memory keeps to its ceiling after every input.

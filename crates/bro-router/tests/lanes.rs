@@ -3,7 +3,7 @@
 mod support;
 
 use bro_proto::limits::{
-    LANE_BUSY_CALLS, LANE_BUSY_WINDOW_MS, LANE_OPEN_TIMEOUT_MS, LANE_RETRY_MS, LANES_PER_PEER_MAX,
+    LANE_BUSY_CALLS, LANE_BUSY_WINDOW_MS, LANE_BYTES, LANE_OPEN_TIMEOUT_MS, LANE_RETRY_MS, LANES_PER_PEER_MAX,
 };
 use bro_proto::v2::encode::{self, CallHead};
 use bro_proto::v2::lane::{CloseLane, LaneStats, Offer};
@@ -324,4 +324,51 @@ fn what_is_told_of_a_lane_cannot_overflow_the_counters() {
     let exported = gateway.router.export(gateway.now);
     Router::import(RouterConfig { lanes: LanePolicy::Auto, ..RouterConfig::default() }, exported, gateway.now)
         .expect("another gateway can take over");
+}
+
+/// Of eight lanes' memory one user may have six, and another one of the two that are left.
+#[test]
+fn the_memory_of_lanes_is_charged_to_a_user_once_and_no_more_than_its_share() {
+    let lanes_bytes_max = 8 * LANE_BYTES;
+    let mut gateway = Gateway::with(RouterConfig { lanes_bytes_max, ..RouterConfig::default() });
+    gateway.router.set_events(EventMask::NONE);
+    let (order, user, lane) = gateway.open_lane();
+    let other = gateway.lane_peer("role", "user");
+    let stranger = gateway.lane_peer_of(9, "mail", "order");
+    for number in 1..=6 {
+        gateway.say(other, FrameKind::LaneReady, number);
+    }
+    assert_eq!(gateway.told(other), [(FrameKind::LaneClose, 6, Some(CloseLane::Revoked))]);
+    for number in 11..=12 {
+        gateway.say(stranger, FrameKind::LaneReady, number);
+    }
+    assert_eq!(gateway.told(stranger), [(FrameKind::LaneClose, 12, Some(CloseLane::Revoked))]);
+    let taken = |gateway: &Gateway| {
+        let mut users = gateway.router.users();
+        users.sort_by_key(|user| user.uid);
+        users.iter().map(|user| (user.lanes, user.lane_bytes / LANE_BYTES)).collect::<Vec<_>>()
+    };
+    assert_eq!(taken(&gateway), [(6, 6), (1, 1)]);
+    assert_eq!(gateway.router.lane_bytes(), 7 * LANE_BYTES);
+    // Both ends have mapped it.
+    for name in ["order", "user"] {
+        let view = gateway.router.service(name).expect("it is registered");
+        assert_eq!((view.instances[0].lanes, view.instances[0].lane_bytes), (1, LANE_BYTES));
+    }
+    // A busy pair of a user that has its share gets none, and its calls go through the gateway.
+    let item = gateway.lane_peer("item", "user");
+    gateway.call_often(item, user, 2 * LANE_BUSY_CALLS);
+    assert!(gateway.orders.offers.is_empty());
+    gateway.say(order, FrameKind::LaneClose, lane);
+    assert_eq!(taken(&gateway), [(5, 5), (1, 1)]);
+    // What there is goes over to another gateway with its size; one that may have less does not take over.
+    let exported = gateway.router.export(gateway.now);
+    let less = RouterConfig { lanes_bytes_max: 6 * LANE_BYTES - 1, ..RouterConfig::default() };
+    let refused = Router::import(less, exported.clone(), gateway.now).expect_err("there is more");
+    assert!(refused.to_string().starts_with("lanes_bytes_max is "), "{refused}");
+    let taken_over = Router::import(RouterConfig::default(), exported, gateway.now).expect("it takes over");
+    assert_eq!(taken_over.lane_bytes(), 6 * LANE_BYTES);
+    gateway.disconnect(stranger);
+    gateway.disconnect(other);
+    assert_eq!(gateway.router.lane_bytes(), 0);
 }

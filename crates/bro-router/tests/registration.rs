@@ -121,6 +121,8 @@ fn a_pool_is_joined_only_by_its_own() {
     let own = PeerIdentity { pid: Some(7), uid: Some(8), gid: None };
     let other_process = PeerIdentity { pid: Some(9), ..own };
     let other_user = PeerIdentity { uid: Some(9), ..own };
+    // Of a process id namespace that the gateway does not see. One of another user or of an unknown one is nobody's, either.
+    let elsewhere = PeerIdentity { pid: None, ..own };
     let unknown = PeerIdentity::default();
     let cases = [
         (own, pooled("pool", 0, 3), false),
@@ -129,15 +131,20 @@ fn a_pool_is_joined_only_by_its_own() {
         (own, pooled("pool", 1, 1), false),
         (other_process, pooled("pool", 1, 3), false),
         (other_user, pooled("pool", 1, 3), false),
+        (elsewhere, pooled("pool", 1, 3), false),
+        (unknown, pooled("pool", 1, 3), false),
         (own, pooled("pool", 1, 3), true),
-        (unknown, pooled("pool", 2, 3), true),
+        (elsewhere, pooled("far", 0, 2), true),
+        (own, pooled("far", 1, 2), false),
+        (PeerIdentity { uid: Some(9), ..elsewhere }, pooled("far", 1, 2), false),
+        (elsewhere, pooled("far", 1, 2), true),
     ];
     for (identity, message, is_welcome) in cases {
         let peer = gateway.connect_as(identity);
         gateway.send_json(peer, &message);
         assert_eq!(gateway.router.is_peer(peer), is_welcome, "{identity:?} {message}");
     }
-    assert_eq!(gateway.router.service("pool").expect("registered").instances.len(), 3);
+    assert_eq!(gateway.router.service("pool").expect("registered").instances.len(), 2);
 }
 
 #[test]

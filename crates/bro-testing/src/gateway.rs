@@ -37,8 +37,6 @@ pub struct GatewayOptions {
     pub connections_per_uid_max: Option<usize>,
     /// `--debug`.
     pub debug: bool,
-    /// Free memory goes back to the system at once, large pieces at least: what the process has is what it uses.
-    pub returns_memory: bool,
 }
 
 impl GatewayOptions {
@@ -80,10 +78,6 @@ impl GatewayOptions {
         }
         if self.debug {
             command.arg("--debug");
-        }
-        if self.returns_memory {
-            // glibc's own, and of no effect elsewhere. Given a value, it does not raise them by itself.
-            command.env("MALLOC_MMAP_THRESHOLD_", "65536").env("MALLOC_TRIM_THRESHOLD_", "65536");
         }
         command.arg("--stop-with-stdin").stdin(Stdio::piped());
         command

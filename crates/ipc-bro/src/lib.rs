@@ -78,7 +78,8 @@ mod table;
 #[cfg(feature = "gateway")]
 pub use bro_gateway::{
     CloseReason, Counters, Embedding, EventMask, Gateway, GatewayConfig, GatewayEvent, InstanceView, LanePolicy,
-    LoopView, PeerId, Pulse, RouterConfig, ServiceView, StartError, Status, StopReason, Stopped, Vitals, WakeupView,
+    LoopView, PeerId, Pulse, RouterConfig, ServiceView, StartError, Status, StopReason, Stopped, UserView, Vitals,
+    WakeupView,
 };
 pub use bro_proto::v1::Encoding;
 pub use bro_proto::{CallContext, ErrorCode, limits};

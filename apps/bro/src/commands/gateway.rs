@@ -47,6 +47,7 @@ struct LimitsFile {
     queue_calls_bytes_max: Option<usize>,
     queue_bytes_max: Option<usize>,
     lane_calls_min: Option<u32>,
+    lanes_bytes_max: Option<usize>,
     memory_max: Option<usize>,
     uid_share_percent: Option<u8>,
     peers_per_uid_max: Option<usize>,
@@ -209,7 +210,12 @@ fn read_config(path: &Path) -> Result<ConfigFile, Failure> {
 }
 
 fn merge(args: GatewayArgs, file: ConfigFile, debug: bool) -> Result<GatewayConfig, Failure> {
-    let mut config = GatewayConfig { debug, takeover: successor::takeover(args.takeover), ..GatewayConfig::default() };
+    let mut config = GatewayConfig {
+        debug,
+        takeover: successor::takeover(args.takeover),
+        returns_memory: true,
+        ..GatewayConfig::default()
+    };
     config.router.hands_over = true;
     if let Some(socket) = args.socket.or(file.socket) {
         config.socket_path = socket;
@@ -260,6 +266,7 @@ fn merge(args: GatewayArgs, file: ConfigFile, debug: bool) -> Result<GatewayConf
     router.connect_burst = limits.connect_burst.unwrap_or(router.connect_burst);
     router.connect_rate_per_s = limits.connect_rate_per_s.unwrap_or(router.connect_rate_per_s);
     router.depth_max = limits.depth_max.unwrap_or(router.depth_max);
+    keep(&mut router.lanes_bytes_max, limits.lanes_bytes_max);
     router.lane_calls_min = limits.lane_calls_min.unwrap_or(router.lane_calls_min);
     router.check().map_err(|error| Failure::Usage(format!("limits: {error}")))?;
     Ok(config)

@@ -50,11 +50,12 @@ fn describe_user(user: &Value) -> String {
     let uid = user["uid"].as_u64().map_or("unknown".to_owned(), |uid| format!("uid {uid}"));
     let number = |name: &str| user[name].as_u64().unwrap_or(0);
     format!(
-        "{uid}: {} bytes, {} connections, {} in flight, {} lanes",
+        "{uid}: {} bytes, {} connections, {} in flight, {} lanes of {} bytes",
         number("memoryBytes"),
         number("connections"),
         number("inFlight"),
-        number("lanes")
+        number("lanes"),
+        number("laneBytes")
     )
 }
 

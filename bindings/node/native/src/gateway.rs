@@ -6,7 +6,7 @@ use crate::node::{Env, Reference, Value, arguments, guarded};
 use crate::uv::{Handle, RawHandle, Waker, owner_of};
 use bro_gateway::{
     EventMask, Gateway, GatewayConfig, GatewayEvent, LanePolicy, PolicySource, ReloadError, ServiceView, StartError,
-    Status as GatewayStatus,
+    Status as GatewayStatus, UserView,
 };
 use bro_proto::error::{ErrorBody, ErrorCode};
 use bro_proto::v1::Status;
@@ -330,9 +330,29 @@ fn stats(status: &GatewayStatus) -> Json {
         "peers": status.peers,
         "inFlight": status.in_flight,
         "lanes": status.lanes,
+        "laneBytes": status.lane_bytes,
         "queuedBytes": status.queued_bytes,
+        "memoryBytes": status.memory_bytes,
+        "memoryMax": status.memory_max,
+        "users": status.users.iter().map(user).collect::<Vec<_>>(),
         "counters": counters,
     })
+}
+
+/// Where the system does not tell the user there is no `uid`.
+fn user(view: &UserView) -> Json {
+    let mut user = json!({
+        "memoryBytes": view.memory_bytes,
+        "connections": view.connections,
+        "inFlight": view.in_flight,
+        "registryBytes": view.registry_bytes,
+        "lanes": view.lanes,
+        "laneBytes": view.lane_bytes,
+    });
+    if let Some(uid) = view.uid {
+        user["uid"] = uid.into();
+    }
+    user
 }
 
 fn service(view: &ServiceView) -> Json {

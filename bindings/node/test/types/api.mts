@@ -25,6 +25,7 @@ import {
   type ResponseStatus,
   type Service,
   type ServiceEntry,
+  type UserStats,
 } from "ipc-bro";
 
 // The documented types and interfaces.
@@ -114,6 +115,8 @@ expectTypeOf(client.stats().lateAnswers).toEqualTypeOf<number>();
 expectTypeOf(client.stats().waitingCalls).toEqualTypeOf<number>();
 expectTypeOf<IPCClientConfig["waitForService"]>().toEqualTypeOf<boolean | number | undefined>();
 expectTypeOf<CallOptions["waitForService"]>().toEqualTypeOf<boolean | number | undefined>();
+expectTypeOf(server.stats()?.users).toEqualTypeOf<UserStats[] | undefined>();
+expectTypeOf<UserStats["uid"]>().toEqualTypeOf<number | undefined>();
 expectTypeOf(server.stats()?.counters).toEqualTypeOf<Record<string, number> | undefined>();
 expectTypeOf(client.isConnected()).toEqualTypeOf<boolean>();
 expectTypeOf(client.getRegisteredMethods()).toEqualTypeOf<string[]>();

@@ -1,13 +1,14 @@
 //! Lanes, and who may soon be offered one.
 
 use super::{BusyPeer, BusyPeers, LaneRecord, Lanes};
+use crate::accounts::Resource;
 use crate::peers::NIL;
 use crate::router::Router;
 use crate::state::checks::{ensure, ensure_at_most};
 use crate::state::router::{Shift, deadline_of};
 use crate::state::{BusyPeerState, ImportError, LaneState, LaneStatsState};
 use crate::timers::Timers;
-use bro_proto::limits::LANES_MAX;
+use bro_proto::limits::{LANES_BYTES_PER_PEER_MAX, LANES_MAX};
 use bro_proto::v2::lane::LaneStats;
 
 impl Lanes {
@@ -19,10 +20,11 @@ impl Lanes {
 
 impl LaneRecord {
     fn export(&self, timers: &Timers) -> LaneState {
-        let LaneRecord { number, ends, is_ready, account: _, is_open, timer, stats } = self;
+        let LaneRecord { number, ends, bytes, is_ready, account: _, is_open, timer, stats } = self;
         LaneState {
             number: *number,
             ends: ends.map(|end| (end != NIL).then_some(end)),
+            bytes: *bytes as u64,
             is_ready: *is_ready,
             is_open: *is_open,
             deadline_ms: timer.map(|timer| deadline_of(timers, timer)),
@@ -36,7 +38,7 @@ impl Router {
     pub(crate) fn import_lanes(&mut self, state: Vec<LaneState>, shift: Shift) -> Result<(), ImportError> {
         ensure_at_most(state.len(), LANES_MAX, "LANES_MAX")?;
         ensure(state.is_empty() || !self.is_watched(), "there are lanes although somebody watches")?;
-        for LaneState { number, ends: [first, second], is_ready, is_open, deadline_ms, stats } in state {
+        for LaneState { number, ends: [first, second], bytes, is_ready, is_open, deadline_ms, stats } in state {
             ensure(self.lanes.find(number).is_none(), "two lanes have one number")?;
             let ends = [first.unwrap_or(NIL), second.unwrap_or(NIL)];
             ensure(first.is_some() && first != second, "a lane has no two ends")?;
@@ -46,7 +48,14 @@ impl Router {
             }
             ensure(!is_open || (second.is_some() && is_ready == [true; 2]), "a lane is open at one end")?;
             ensure(!is_open || deadline_ms.is_none(), "a lane is open and waited for")?;
-            let index = self.insert_lane(number, ends, deadline_ms.map(|at| shift.ms(at)));
+            let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+            let before = self.peers.accounts.total(Resource::LaneBytes);
+            ensure_at_most(before.saturating_add(bytes), self.config.lanes_bytes_max, "lanes_bytes_max")?;
+            let index = self.insert_lane(number, ends, bytes, deadline_ms.map(|at| shift.ms(at)));
+            for end in [first, second].into_iter().flatten() {
+                let of_peer = self.peers[end].v2.as_ref().map_or(0, |state| self.lanes.bytes_of(&state.lanes));
+                ensure_at_most(of_peer, LANES_BYTES_PER_PEER_MAX, "LANES_BYTES_PER_PEER_MAX")?;
+            }
             let record = &mut self.lanes.records[index as usize];
             (record.is_ready, record.is_open) = (is_ready, is_open);
             record.stats = stats.map(|LaneStatsState { calls, errors, bytes }| LaneStats { calls, errors, bytes });

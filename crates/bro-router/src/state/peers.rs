@@ -19,6 +19,7 @@ impl Peers {
             free: _,
             len: _,
             accounts: _, // everything is charged anew
+            queued_bytes: _,
             doomed_bytes: _,
             search_again_ms: _,
             route_bytes: _,
@@ -68,6 +69,7 @@ impl Peers {
                 peers.accounts.charge(restored.account, resource, amount);
             }
             peers.len += 1;
+            peers.queued_bytes += restored.queued_bytes;
             peers.route_bytes += route_bytes;
             peers[slot] = restored;
         }

@@ -11,6 +11,7 @@
 //! - [`worker`]: such a process from the soak's side.
 //! - [`intruder`]: peers that behave badly.
 //! - [`chaos`]: what is done, in which order. A new kind of chaos is a line in its table and a branch in `Soak::act`.
+//! - [`rest`]: the gateway while nobody is connected, and what it means that its memory is flat.
 //! - [`soak`]: the processes together, and the verdict.
 //! - [`takeovers`]: no chaos at all: gateways take over from each other, and nobody may notice.
 
@@ -24,6 +25,7 @@ mod old_callee;
 mod old_caller;
 mod plan;
 mod report;
+mod rest;
 mod soak;
 mod takeovers;
 mod worker;

@@ -5,6 +5,7 @@ use crate::chaos::{Chaos, Deck, Done, KINDS};
 use crate::intruder::{Act, intrude};
 use crate::plan::callee_name;
 use crate::report::Report;
+use crate::rest::{REST_ROUNDS, Rests, idle_memory_kib, low_kib};
 use crate::worker::{Role, Spec, Worker};
 use bro_proto::rng::Rng;
 use bro_testing::gateway::GatewayOptions;
@@ -51,6 +52,8 @@ struct Idle {
 struct Soak<'a> {
     args: &'a SoakArgs,
     rng: Rng,
+    /// For what is started anew after a rest: a seed means the same however often there is one.
+    rest_rng: Rng,
     gateway: TempGateway,
     callees: Vec<(Spec, Option<Worker>)>,
     /// The first two are never killed.
@@ -60,6 +63,7 @@ struct Soak<'a> {
     /// Under way, by name, and how many there were.
     intruders: Vec<JoinHandle<(Report, Option<String>)>>,
     intruders_begun: u64,
+    rests: Rests,
     /// Memory of the last gateway under load, once a round.
     memory_kib: Vec<u64>,
     /// The sum over callers that were killed: some of their calls have no end.
@@ -83,13 +87,13 @@ pub(crate) fn run(args: &SoakArgs, seed: u64) -> bool {
         lanes: Some(args.lanes.clone()),
         heartbeat_interval_ms: Some(GATEWAY_HEARTBEAT_MS),
         register_timeout_ms: Some(REGISTER_TIMEOUT_MS),
-        returns_memory: true,
         ..GatewayOptions::default()
     };
     let gateway = options.start();
     let mut soak = Soak {
         args,
         rng: Rng::new(seed),
+        rest_rng: Rng::new(!seed),
         callees: callee_specs(args.callees).into_iter().map(|spec| (spec, None)).collect(),
         callers: caller_specs().into_iter().map(|spec| (spec, None)).collect(),
         gateway,
@@ -97,6 +101,7 @@ pub(crate) fn run(args: &SoakArgs, seed: u64) -> bool {
         done: Done::default(),
         intruders: Vec::new(),
         intruders_begun: 0,
+        rests: Rests::default(),
         memory_kib: Vec::new(),
         of_killed: Report::default(),
         of_finished: Report::default(),
@@ -112,7 +117,7 @@ pub(crate) fn run(args: &SoakArgs, seed: u64) -> bool {
     soak.wait_for_descriptors(fresh);
     let before = soak.idle();
     soak.start_all();
-    let rounds = soak.run_rounds(begun);
+    let rounds = soak.run_rounds(begun, fresh);
     soak.end_chaos();
     soak.check_that_all_returned();
     soak.finish_all();
@@ -160,10 +165,27 @@ fn caller_specs() -> Vec<Spec> {
 
 impl Soak<'_> {
     fn start_all(&mut self) {
+        let seeds = (0..self.callees.len() + self.callers.len()).map(|_| self.rng.next_u64()).collect();
+        self.start_with(seeds);
+    }
+
+    fn start_with(&mut self, seeds: Vec<u64>) {
         let socket = self.gateway.socket_path();
-        for (spec, worker) in self.callees.iter_mut().chain(&mut self.callers) {
-            *worker = Some(Worker::spawn(spec, socket, self.args.callees, self.rng.next_u64()));
+        for ((spec, worker), seed) in self.callees.iter_mut().chain(&mut self.callers).zip(seeds) {
+            *worker = Some(Worker::spawn(spec, socket, self.args.callees, seed));
         }
+    }
+
+    /// All end in good order, the gateway is looked at, and all begin again.
+    fn rest(&mut self, fresh: Idle) {
+        self.end_chaos();
+        self.check_that_all_returned();
+        self.finish_all();
+        self.wait_for_descriptors(fresh);
+        let fault = self.rests.look(&self.gateway);
+        self.faults.extend(fault);
+        let seeds = (0..self.callees.len() + self.callers.len()).map(|_| self.rest_rng.next_u64()).collect();
+        self.start_with(seeds);
     }
 
     /// Lets the gateway see the most that it will be asked for, so that what it keeps for the next time is not taken for a leak.
@@ -191,7 +213,7 @@ impl Soak<'_> {
     }
 
     /// Does one thing after the other: how many it were.
-    fn run_rounds(&mut self, begun: Instant) -> u64 {
+    fn run_rounds(&mut self, begun: Instant, fresh: Idle) -> u64 {
         let started = Instant::now();
         let (rounds_max, length) = match self.args.minutes {
             Some(minutes) => (u64::MAX, Duration::from_secs_f64(minutes * 60.0)),
@@ -212,6 +234,9 @@ impl Soak<'_> {
             if round % PROGRESS_ROUNDS == 0 {
                 println!("  {round} rounds, {} s", begun.elapsed().as_secs());
             }
+            if round % REST_ROUNDS == 0 {
+                self.rest(fresh);
+            }
         }
         round
     }
@@ -230,6 +255,7 @@ impl Soak<'_> {
                 thread::sleep(absence);
                 self.gateway.restart();
                 self.memory_kib.clear();
+                self.rests.clear();
             }
             Chaos::FreezeGateway => {
                 self.gateway.freeze();
@@ -334,7 +360,7 @@ impl Soak<'_> {
 
     /// The gateway as it is when nobody is connected.
     fn idle(&mut self) -> Idle {
-        let idle = Idle { memory_kib: self.gateway.memory_kib(), descriptors: self.gateway.fd_count() };
+        let idle = Idle { memory_kib: idle_memory_kib(&self.gateway), descriptors: self.gateway.fd_count() };
         self.memory_peak_kib = self.memory_peak_kib.max(idle.memory_kib);
         idle
     }
@@ -375,6 +401,8 @@ impl Soak<'_> {
             self.faults
                 .push(format!("the gateway's memory went from {} to {} KiB", before.memory_kib, after.memory_kib));
         }
+        let fault = self.rests.verdict();
+        self.faults.extend(fault);
         // What is used under load comes and goes; what stays grows from the first third to the last one.
         let third = self.memory_kib.len() / 3;
         if third >= 10 {
@@ -442,11 +470,4 @@ impl Soak<'_> {
 fn choose<T>(workers: &mut [T], choice: u64) -> &mut T {
     let index = usize::try_from(choice % workers.len() as u64).expect("a small number");
     &mut workers[index]
-}
-
-/// What a quarter of the samples are below.
-fn low_kib(samples: &[u64]) -> u64 {
-    let mut sorted = samples.to_vec();
-    sorted.sort_unstable();
-    sorted[sorted.len() / 4]
 }
