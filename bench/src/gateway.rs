@@ -1,8 +1,9 @@
 //! The gateway in a process of its own.
 
+use crate::fairness::OTHER_UID;
 use crate::window::say;
 use anyhow::Result;
-use bro_gateway::{Gateway, GatewayConfig, LanePolicy};
+use bro_gateway::{Gateway, GatewayConfig, LanePolicy, PolicySource};
 use clap::ValueEnum;
 use std::io::Read as _;
 use std::path::Path;
@@ -16,8 +17,13 @@ pub(crate) enum Lanes {
 }
 
 /// Serves until standard input ends.
-pub(crate) fn run(socket: &Path, lanes: Lanes) -> Result<()> {
+pub(crate) fn run(socket: &Path, lanes: Lanes, is_open: bool) -> Result<()> {
     let mut config = GatewayConfig::new(socket);
+    if is_open {
+        config.mode = 0o666;
+        config.policy =
+            PolicySource::Text(format!("[[rules]]\nusers = [{OTHER_UID}]\nown = [\"*\"]\ncall = [\"*\"]\n"));
+    }
     config.router.lanes = match lanes {
         Lanes::Off => LanePolicy::Off,
         Lanes::Auto => LanePolicy::Auto,

@@ -3,6 +3,7 @@
 //! - [`rows`]: what is compared; [`round`]: one round of it, by a [`cast`] of [`children`]; [`figures`]: what rounds come to; [`report`] and [`plot`]: to be read.
 //! - [`ends`]: who calls and who answers: [`load`] generators that speak a [`wire`], [`v1`] or [`v2`], or our own crate as [`client`]; both
 //!   measure a [`window`]. Between them the [`gateway`], or the [`relay`]: the floor under every gateway.
+//! - [`fairness`]: what one caller notices of floods.
 //! - [`lane`]: direct lanes beside the [`floor_futex`]; [`routes`]: the router in process; [`idle`]: memory; [`operations`]: what
 //!   instructions are counted of.
 //! - [`goals`]: what all that should come to.
@@ -13,6 +14,7 @@ mod cast;
 mod children;
 mod client;
 mod ends;
+mod fairness;
 mod figures;
 mod floor_futex;
 mod gateway;
@@ -111,7 +113,13 @@ enum Part {
         socket: PathBuf,
         #[arg(long, value_enum)]
         lanes: gateway::Lanes,
+        /// Another user may do everything, too
+        #[arg(long)]
+        open: bool,
     },
+    /// A process that floods a gateway
+    #[command(hide = true)]
+    Flood(fairness::Flood),
     /// The process that copies bytes
     #[command(hide = true)]
     Relay { listen: PathBuf, upstream: PathBuf },
@@ -139,10 +147,11 @@ fn main() -> ExitCode {
             operations::NAMES.iter().for_each(|name| println!("{name}"));
             Ok(true)
         }
-        Some(Part::Gateway { socket, lanes }) => gateway::run(&socket, lanes).map(|()| true),
+        Some(Part::Gateway { socket, lanes, open }) => gateway::run(&socket, lanes, open).map(|()| true),
         Some(Part::Relay { listen, upstream }) => relay::run(&listen, &upstream).map(|()| true),
         Some(Part::Caller(caller)) => caller.run().map(|()| true),
         Some(Part::Callee(callee)) => callee.run().map(|()| true),
+        Some(Part::Flood(flood)) => flood.run().map(|()| true),
         Some(Part::LaneEcho(echo)) => echo.run().map(|()| true),
         Some(Part::LaneBusy { cpu }) => lane::be_busy(cpu).map(|()| true),
     };
@@ -186,6 +195,9 @@ fn run(options: &Options) -> Result<bool> {
         left_out.extend(reason.iter().map(|reason| format!("{}: {reason}", row.name)));
         reason.is_none()
     });
+    if rows.iter().any(|row| row.name == rows::FAIRNESS) {
+        left_out.extend(fairness::left_out());
+    }
     let mut machine = Machine::read();
     let shows_progress = std::io::stderr().is_terminal();
     let mut rounds = Rounds::default();

@@ -3,7 +3,7 @@
 use crate::ends::Kind;
 use crate::figures::Measurement;
 use crate::v1::Shape;
-use crate::{idle, lane, routes};
+use crate::{fairness, idle, lane, routes};
 use anyhow::Result;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -85,6 +85,8 @@ pub(crate) struct Plan {
 pub(crate) const RELAY: &str = "relay";
 pub(crate) const RELAY_V2: &str = "relay-v2";
 pub(crate) const RELAY_V2_SHORT: &str = "relay-v2-short";
+/// The rows of [`fairness`].
+pub(crate) const FAIRNESS: &str = "fairness";
 /// What peers are compared with.
 pub(crate) const CLIENT: &str = "client";
 
@@ -146,6 +148,7 @@ pub(crate) fn all(against: &[PathBuf]) -> Vec<Row> {
         let middle = if has_server { Middle::Server } else { Middle::Nothing };
         rows.push(calls(name, middle, Ends::Peer(name), &[Work::Text]));
     }
+    rows.push(Row { name: FAIRNESS.to_owned(), way: Way::Function(fairness::measure), cases: Vec::new() });
     rows.push(Row { name: "lane".to_owned(), way: Way::Function(lane::measure), cases: Vec::new() });
     rows.push(Row { name: "route".to_owned(), way: Way::Function(routes::measure), cases: Vec::new() });
     rows.push(Row { name: "idle".to_owned(), way: Way::Once(idle::figures), cases: Vec::new() });
@@ -159,6 +162,7 @@ pub(crate) fn base_of(row: &str) -> &'static str {
         _ if row.starts_with("route-v2") => routes::BASE_V2,
         _ if row.starts_with("route") => routes::BASE,
         _ if lane::ROWS.contains(&row) => lane::BASE,
+        _ if fairness::ROWS.contains(&row) => fairness::BASE,
         _ if is_peer || row.starts_with(CLIENT) => CLIENT,
         _ if row.ends_with("-v2-short") => RELAY_V2_SHORT,
         _ if row.ends_with("-v2") => RELAY_V2,

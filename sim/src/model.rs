@@ -179,6 +179,11 @@ impl World {
         codes
     }
 
+    /// Whether a message is above the limit: of those, only calls with such `params` are written.
+    pub(crate) fn is_oversize(&self, message: &Value) -> bool {
+        message["params"].as_str().is_some_and(|params| params.len() >= self.config.frame_bytes_max)
+    }
+
     /// Whether a message may be too large for some receiver's encoding.
     pub(crate) fn may_be_too_large(&self, message: &Value) -> bool {
         let json = wire::frame(message, bro_proto::v1::Encoding::Json).len();

@@ -8,7 +8,12 @@ use crate::traffic::{self, Planned, below};
 use crate::traffic_v2::{self, View};
 use crate::verdict::Input;
 use crate::wire_v2::{self, Frame};
+<<<<<<< HEAD
 use bro_proto::frame::Deframer;
+=======
+use bro_proto::Now;
+use bro_proto::frame::{Cut, Deframer};
+>>>>>>> main
 use bro_proto::limits::{LANE_BYTES, LANES_BYTES_MAX};
 use bro_proto::rng::Rng;
 use bro_proto::v1::Encoding;
@@ -315,11 +320,16 @@ impl Simulator {
         let connection = self.world.connections.get_mut(&peer).expect("it is open");
         let chunk: Vec<u8> = connection.outgoing.drain(..bytes).collect();
         let mut deframer = std::mem::take(&mut connection.deframer);
+        let was_skipping = deframer.skipping_bytes() > 0;
         let end = self.read_frames(peer, &mut deframer, &chunk)?;
         let Some(connection) = self.world.connections.get_mut(&peer) else { return Ok(()) };
         connection.deframer = deframer;
         if end == ReadEnd::Broken {
             return Ok(());
+        }
+        if was_skipping && connection.deframer.skipping_bytes() == 0 {
+            connection.mid_frame_since_ms = None;
+            self.router.handle_partial(peer, false, self.world.now);
         }
         let is_mid_frame = connection.deframer.is_mid_frame();
         let was_mid_frame = connection.mid_frame_since_ms.is_some();
@@ -340,18 +350,25 @@ impl Simulator {
     fn read_frames(&mut self, peer: PeerId, deframer: &mut Deframer, chunk: &[u8]) -> Result<ReadEnd, String> {
         let mut frames = deframer.start(chunk, self.world.config.frame_bytes_max);
         loop {
-            let next = frames.next_frame();
+            let next = frames.next_cut();
             if let Ok(None) = next {
                 return Ok(ReadEnd::Open);
             }
             let connection = self.world.connections.get_mut(&peer).expect("it is open");
             let planned = connection.planned.pop_front().expect("the stream has as many frames as were written");
             match next {
-                Ok(frame) => {
-                    let frame = frame.expect("checked").to_vec();
+                Ok(cut) => {
                     connection.mid_frame_since_ms = None;
                     self.world.heard(peer);
-                    self.frame(peer, &frame, &planned)?;
+                    match cut.expect("checked") {
+                        Cut::Whole(frame) => self.frame(peer, frame, &planned)?,
+                        Cut::Assembled(frame) => self.frame(peer, &frame, &planned)?,
+                        Cut::Oversize(oversize) => {
+                            self.world.adopt_encoding(peer, &planned);
+                            self.router.handle_oversize(peer, &oversize, self.world.now, &mut self.orders);
+                            self.judge(&Input::Frame(peer, &planned))?;
+                        }
+                    }
                 }
                 Err(error) => {
                     assert!(matches!(planned, Planned::Oversize), "the prefix was meant to be too large");

@@ -299,20 +299,31 @@ fn forge(connection: &Connection, rng: &mut Rng) -> Value {
     }
 }
 
+/// A CALL above the limit, with its keys in the order of old programs. It fails, and what follows it is read.
+fn write_large_call(connection: &mut Connection, shape: Shape, rng: &mut Rng) {
+    let (id, to) = (format!("large-{}", rng.below(1000)), pick(&NAMES, rng));
+    let params = "x".repeat(shape.frame_bytes_max + below(3 * shape.frame_bytes_max as u64, rng));
+    let [first, second, third] = [json!(id), json!(to), json!(params)].map(|value| value.to_string());
+    let body = format!(r#"{{"type":"CALL","id":{first},"to":{second},"method":"get","params":{third}}}"#);
+    connection.outgoing.extend_from_slice(&wire::frame_of_bytes(body.as_bytes()));
+    let message = json!({"type": "CALL", "id": id, "to": to, "method": "get", "params": params});
+    connection.planned.push_back(Planned::Message(message, Encoding::Json, None));
+}
+
 pub(crate) fn write_garbage(connection: &mut Connection, shape: Shape, rng: &mut Rng) {
-    let body: Vec<u8> = match rng.below(7) {
+    let body: Vec<u8> = match rng.below(10) {
         0 => Vec::new(),
         1 => (0..1 + rng.below(40)).map(|_| (rng.next_u64() & 0x1f) as u8).collect(),
         2 => b"{\"type\":\"CALL\",\"id\":\"1\",\"id\":\"2\"}".to_vec(),
         3 => b"{\"type\":\"CALL\",\"to\":\"us\xffer\"}".to_vec(),
         4 => b"{\"type\":\"CALL\"".to_vec(),
         5 => [b"{\"params\":".as_slice(), &b"[".repeat(1000)].concat(),
-        _ => {
-            let announced = u32::try_from(shape.frame_bytes_max).expect("small") + 1;
-            connection.outgoing.extend_from_slice(&announced.to_be_bytes());
+        6 => {
+            connection.outgoing.extend_from_slice(&u32::MAX.to_be_bytes());
             connection.planned.push_back(Planned::Oversize);
             return;
         }
+        _ => return write_large_call(connection, shape, rng),
     };
     connection.outgoing.extend_from_slice(&wire::frame_of_bytes(&body));
     connection.planned.push_back(Planned::Garbage);

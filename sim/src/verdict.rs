@@ -144,7 +144,10 @@ impl World {
                 forecast.is_violation = true;
                 return forecast;
             }
-            if message["type"] == "CALL" {
+            if message["type"] == "CALL" && self.is_oversize(message) {
+                forecast.is_violation = !self.names.contains_key(peer);
+                forecast.refusals.push("PAYLOAD_TOO_LARGE");
+            } else if message["type"] == "CALL" {
                 forecast.refusals = self.refusals(*peer, message);
                 forecast.timeout_ms = self.timeout_ms(message);
             } else if message["type"] == "REGISTER" {

@@ -11,7 +11,7 @@ use crate::conns::{Conns, peer_of};
 use crate::embedding::Pulse;
 use crate::event::GatewayEvent;
 use crate::gateway::{Command, Shared, Status};
-use crate::inbox::{Arrived, Buffers, DIRECT_READ_BYTES_MIN, Place, read_budget};
+use crate::inbox::{Arrived, Buffers, DIRECT_READ_BYTES_MIN, Place, READ_ALONE_BYTES, read_budget};
 use crate::journal::Journal;
 use crate::lanes::hand_out;
 use crate::linger::{Lingering, cut_off};
@@ -37,9 +37,9 @@ mod ending;
 mod policies;
 
 /// Most events taken in one wakeup. With the read budget it bounds what a wakeup holds.
-const EVENTS_PER_WAKEUP: usize = 128;
+const EVENTS_PER_WAKEUP: usize = 64;
 /// Most connections accepted in one wakeup: those that are already there must not wait long.
-const ACCEPTS_PER_WAKEUP: usize = 64;
+const ACCEPTS_PER_WAKEUP: usize = 16;
 /// Times that a peer which has hung up is read from: more than its socket holds.
 const LAST_READS_MAX: usize = 16;
 
@@ -91,6 +91,8 @@ pub(crate) struct Driver {
     spare: Spare,
     /// Who is told that this thread goes round, and when the next time.
     pulse: Option<(Pulse, u64)>,
+    /// Of the frames that the last wakeup read, on average.
+    frame_bytes: u64,
     /// Connections that can be read from in this wakeup.
     readable: Vec<PeerId>,
     is_woken: bool,
@@ -165,6 +167,7 @@ impl Driver {
             pace: Pace::new(),
             spare: Spare::new(returns_memory),
             pulse: None,
+            frame_bytes: u64::MAX,
             readable: Vec::new(),
             is_woken: false,
             is_accepting: false,
@@ -323,7 +326,8 @@ impl Driver {
     }
 
     fn read_ready(&mut self) {
-        let budget = read_budget(self.readable.len());
+        let budget = read_budget(self.readable.len(), self.frame_bytes);
+        let (frames, bytes) = (self.router.counters().frames_in, self.router.counters().bytes_in);
         let mut readable = std::mem::take(&mut self.readable);
         for (at, peer) in readable.iter().enumerate() {
             self.router.expect(&readable[at + 1..]);
@@ -331,6 +335,10 @@ impl Driver {
         }
         readable.clear();
         self.readable = readable;
+        let counters = self.router.counters();
+        // Of frames that are not whole nothing is known.
+        let read_bytes = counters.bytes_in - bytes;
+        self.frame_bytes = read_bytes.checked_div(counters.frames_in - frames).unwrap_or(self.frame_bytes);
     }
 
     /// Reads once from a connection, and routes every frame that is whole.
@@ -415,7 +423,7 @@ impl Driver {
     fn read_broken(&mut self) {
         for peer in self.conns.take_broken() {
             for _ in 0..LAST_READS_MAX {
-                if self.read(peer, read_budget(1)) != Read::Some {
+                if self.read(peer, READ_ALONE_BYTES) != Read::Some {
                     break;
                 }
             }

@@ -9,23 +9,29 @@ use std::ops::Range;
 /// Bytes of one read buffer: what a socket with default buffers can hold at once fits.
 const BUFFER_BYTES: usize = 256 * 1024;
 /// Most bytes read from one connection in one wakeup when it is the only one that is ready.
-const READ_ALONE_BYTES: usize = 256 * 1024;
+pub(crate) const READ_ALONE_BYTES: usize = 256 * 1024;
 /// The same when one other is ready: mostly the two ends of the same calls, which do not wait for each other.
 const READ_PAIR_BYTES: usize = 128 * 1024;
 /// The same when others are ready too: a caller with one call in flight must not wait behind the full pipelines of others.
 const READ_SHARED_BYTES: usize = 32 * 1024;
+/// Frames that one wakeup is to handle at most, of all connections that are ready: small ones cost as much time as large ones, and many of them fit a read.
+const FRAMES_PER_WAKEUP: u64 = 1024;
+/// But so much is read from each that is ready.
+const READ_BYTES_MIN: usize = 4 * 1024;
 /// Buffers that are kept between wakeups; a burst may need more.
 const BUFFERS_KEPT: usize = 2;
 /// A frame with at least so much still missing is read straight into its own place.
 pub(crate) const DIRECT_READ_BYTES_MIN: usize = 64 * 1024;
 
-/// How much to read from each connection in this wakeup.
-pub(crate) fn read_budget(ready: usize) -> usize {
-    match ready {
+/// How much to read from each connection in this wakeup, when frames have so many bytes.
+pub(crate) fn read_budget(ready: usize, frame_bytes: u64) -> usize {
+    let most = match ready {
         0 | 1 => READ_ALONE_BYTES,
         2 => READ_PAIR_BYTES,
         _ => READ_SHARED_BYTES,
-    }
+    };
+    let of_frames = FRAMES_PER_WAKEUP.saturating_mul(frame_bytes) / ready.max(1) as u64;
+    usize::try_from(of_frames).unwrap_or(most).clamp(READ_BYTES_MIN, most)
 }
 
 /// Where inbound bytes lie, for as long as something may point at them.
@@ -104,6 +110,15 @@ mod tests {
     use super::*;
     use std::io::Write;
     use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn a_wakeup_is_short_whatever_is_ready() {
+        let ordinary = [1, 2, 3, 16].map(|ready| read_budget(ready, 454));
+        assert_eq!(ordinary, [READ_ALONE_BYTES, READ_PAIR_BYTES, READ_SHARED_BYTES, 64 * 454]);
+        assert_eq!(read_budget(1, 30), 30 * 1024, "a flood of small frames alone");
+        assert_eq!(read_budget(100, 30), READ_BYTES_MIN);
+        assert_eq!([0, u64::MAX].map(|frame_bytes| read_budget(1, frame_bytes)), [READ_BYTES_MIN, READ_ALONE_BYTES]);
+    }
 
     #[test]
     fn reads_lie_side_by_side_until_the_buffers_are_recycled() {

@@ -129,6 +129,11 @@ fn the_umask_neither_opens_nor_closes_the_socket() {
         gateway.stop();
         assert!(!socket.exists());
     }
+    // One that would keep even its own user out.
+    let directory = TempDir::new();
+    let gateway = GatewayProcess::start("umask 277", &directory.socket());
+    assert_eq!(std::fs::metadata(directory.socket()).unwrap().mode() & 0o777, 0o600);
+    gateway.stop();
 }
 
 #[test]
