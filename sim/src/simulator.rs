@@ -8,12 +8,7 @@ use crate::traffic::{self, Planned, below};
 use crate::traffic_v2::{self, View};
 use crate::verdict::Input;
 use crate::wire_v2::{self, Frame};
-<<<<<<< HEAD
-use bro_proto::frame::Deframer;
-=======
-use bro_proto::Now;
 use bro_proto::frame::{Cut, Deframer};
->>>>>>> main
 use bro_proto::limits::{LANE_BYTES, LANES_BYTES_MAX};
 use bro_proto::rng::Rng;
 use bro_proto::v1::Encoding;
