@@ -4,6 +4,7 @@
 //! | file | subject |
 //! |---|---|
 //! | `simulator` | the steps, and the order of inputs as a driver gives them |
+//! | `config` | the limits of the routers |
 //! | `summary` | what a run did, or what it found |
 //! | `traffic`, `traffic_v2` | what random peers write |
 //! | `network` | connections and queues, as a driver would hold them |
@@ -17,6 +18,7 @@
 //! | `fault`, `spoil` | deliberate defects, which the checks must catch |
 //! | `system` | another one beside it: sessions, router, lanes and takeovers together, checked by what programs see of them |
 
+mod config;
 mod fault;
 mod lanes;
 mod model;
