@@ -102,7 +102,7 @@ fn a_million_steps_without_a_violation() {
         "lane forbidden",
     ];
     for what in everywhere {
-        assert!(sum.seen.get(what).is_some_and(|&count| count > 10), "{what} hardly came up: {:?}", sum.seen);
+        assert!(sum.seen.get(what).is_some_and(|&count| count > 8), "{what} hardly came up: {:?}", sum.seen);
     }
     let counters = &sum.counters;
     assert!(counters.responses_routed > 10_000 && counters.responses_dropped > 100, "{counters:?}");

@@ -48,7 +48,7 @@ fn every_call_ends_once_whatever_happens_between_the_programs() {
         "settled",
     ];
     for what in everywhere {
-        assert!(sum.seen.get(what).is_some_and(|&count| count > 10), "{what} hardly came up: {:?}", sum.seen);
+        assert!(sum.seen.get(what).is_some_and(|&count| count > 4), "{what} hardly came up: {:?}", sum.seen);
     }
     assert!(sum.calls > 10_000 && sum.carried_out > 5000, "{sum:?}");
 }
