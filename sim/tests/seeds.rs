@@ -95,6 +95,11 @@ fn a_million_steps_without_a_violation() {
         "taken over while draining",
         "taken over with calls in flight",
         "taken over with parked calls",
+        // Policies.
+        "policy loaded",
+        "connection denied",
+        "denied",
+        "lane forbidden",
     ];
     for what in everywhere {
         assert!(sum.seen.get(what).is_some_and(|&count| count > 10), "{what} hardly came up: {:?}", sum.seen);
