@@ -433,6 +433,7 @@ impl Peers {
     }
 
     /// Takes back the charge for bytes that the peer took. True when reading from it may go on.
+    #[inline]
     pub(crate) fn release(&mut self, slot: u32, bytes: usize, now: Now) -> bool {
         let peer = &mut self.slots[slot as usize];
         debug_assert!(bytes <= peer.queued_bytes, "more was written than was queued");
@@ -440,7 +441,9 @@ impl Peers {
         if bytes > 0 {
             peer.progress_ms = now.mono_ms();
         }
-        if peer.answer_bytes > 0 && bytes > 0 {
+        if bytes == peer.queued_bytes {
+            peer.answer_bytes = 0;
+        } else if peer.answer_bytes > 0 {
             // Which frames the bytes belong to is not kept: answers get their share of them, and all when all are taken.
             let share = (bytes as u64 * peer.answer_bytes as u64).div_ceil(peer.queued_bytes as u64);
             peer.answer_bytes -= usize::try_from(share).expect("at most the answers' bytes");
