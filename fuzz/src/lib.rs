@@ -15,5 +15,7 @@ pub mod corpus;
 pub mod mutate;
 pub mod run;
 pub mod targets;
+mod targets_policy;
+mod targets_session;
 mod targets_state;
 mod targets_v2;

@@ -95,6 +95,16 @@ const TOKENS: &[&[u8]] = &[
     b"\x01\x00\x00\x00\x01\x00\x00\x00",
     b"\xff\xff\xff\xff\xff\xff\xff\xff",
     b"\x03\x00get",
+    b"[[rules]]\n",
+    b"users = [\"*\"]\n",
+    b"groups = [8]\n",
+    b"own = [\"a*\"]\n",
+    b"call = [\"user\"]\n",
+    b"{ service = \"a.*\", methods = [\"get\"] }",
+    b"watch = true\n",
+    b"\"\"\"",
+    b"#",
+    b"*",
 ];
 
 /// A seeded source of broken inputs.

@@ -3,7 +3,7 @@
 #[path = "../../crates/bro-proto/tests/oracle/mod.rs"]
 mod oracle;
 
-use crate::{targets_state, targets_v2};
+use crate::{targets_policy, targets_session, targets_state, targets_v2};
 use bro_proto::frame::{Cut, Deframer, Oversize, announced_bytes};
 use bro_proto::limits::{FRAME_PREFIX_BYTES, OVERSIZE_BYTES_MAX, OVERSIZE_HEAD_BYTES};
 use bro_proto::v1::rewrite::{TranscodeError, rewrite, transcode};
@@ -30,6 +30,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "v2_section", run: targets_v2::v2_section, about: "context sections against a slow reader" },
     Target { name: "router", run: targets_v2::router, about: "the router between peers of both versions" },
     Target { name: "state", run: targets_state::state, about: "the state of a router that another one is made from" },
+    Target { name: "session", run: targets_session::session, about: "a session, its program and its gateway" },
+    Target { name: "policy", run: targets_policy::policy, about: "the policy file against a slow reader and matcher" },
 ];
 
 /// The target with this name.

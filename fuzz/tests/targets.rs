@@ -68,6 +68,17 @@ fn state() {
 }
 
 #[test]
+fn session() {
+    // One of these is some twenty inputs of a session.
+    survive_runs("session", RUNS / 4);
+}
+
+#[test]
+fn policy() {
+    survive("policy");
+}
+
+#[test]
 fn every_target_is_run_here_and_has_seeds() {
     let source = include_str!("targets.rs");
     for target in TARGETS {

@@ -73,11 +73,19 @@ pub enum Fault {
     DropInTakeover,
     /// A gateway that takes over does not know which names were told.
     ForgetInTakeover,
+    /// A new policy does not count.
+    ForgetPolicy,
+    /// A gateway that takes over knows no policy.
+    ForgetPolicyInTakeover,
+    /// The groups of peers are not known.
+    ForgetGroups,
+    /// What is refused for another reason is said to be denied.
+    FalseDenial,
 }
 
 impl Fault {
     /// Every defect there is.
-    pub const ALL: [Fault; 33] = [
+    pub const ALL: [Fault; 37] = [
         Fault::DropResponse,
         Fault::RepeatResponse,
         Fault::Misdirect,
@@ -111,6 +119,10 @@ impl Fault {
         Fault::ChangedStats,
         Fault::DropInTakeover,
         Fault::ForgetInTakeover,
+        Fault::ForgetPolicy,
+        Fault::ForgetPolicyInTakeover,
+        Fault::ForgetGroups,
+        Fault::FalseDenial,
     ];
 
     /// The name on the command line.
@@ -150,6 +162,10 @@ impl Fault {
             Fault::ChangedStats => "changed-stats",
             Fault::DropInTakeover => "drop-in-takeover",
             Fault::ForgetInTakeover => "forget-in-takeover",
+            Fault::ForgetPolicy => "forget-policy",
+            Fault::ForgetPolicyInTakeover => "forget-policy-in-takeover",
+            Fault::ForgetGroups => "forget-groups",
+            Fault::FalseDenial => "false-denial",
         }
     }
 
@@ -165,12 +181,12 @@ impl Fault {
 
     fn is_rare(self) -> bool {
         use Fault::{
-            ChangedStats, DeafToLaneClose, DropLaneClose, DropLaneReady, DropOffer, ForgetRevoke, NoCascade,
-            OneSidedLane, RepeatLaneReady, StrangerLane, UsedLane,
+            ChangedStats, DeafToLaneClose, DropLaneClose, DropLaneReady, DropOffer, ForgetPolicy, ForgetRevoke,
+            NoCascade, OneSidedLane, RepeatLaneReady, StrangerLane, UsedLane,
         };
         let is_of_lanes =
             matches!(self, ForgetRevoke | StrangerLane | OneSidedLane | UsedLane | DropOffer | DropLaneReady)
                 || matches!(self, RepeatLaneReady | DropLaneClose | DeafToLaneClose | ChangedStats);
-        is_of_lanes || self == NoCascade
+        is_of_lanes || matches!(self, NoCascade | ForgetPolicy)
     }
 }

@@ -117,6 +117,7 @@ impl World {
                 }
             }
             Input::OfferFailed(number) => self.close_lane(*number, None, GONE),
+            Input::Policy => self.take_forbidden_lanes(),
             Input::Frame(peer, Planned::V2(frame, _)) if self.connections[peer].speaks_v2 => {
                 let payload = match &frame.body {
                     Body::Other(payload) => payload.as_slice(),
@@ -204,6 +205,13 @@ impl World {
         };
         let lane = self.lanes.open.get_mut(&number).expect("just found");
         lane.ends[side] = Some(peer);
+        if let [Some(first), Some(second)] = lane.ends
+            && !self.may_share_lane(first, second)
+        {
+            self.saw("lane forbidden");
+            return self.take_back(number);
+        }
+        let lane = self.lanes.open.get_mut(&number).expect("just found");
         lane.is_ready[side] = true;
         if lane.is_open || lane.is_ready != [true; 2] {
             return;
@@ -245,6 +253,31 @@ impl World {
                     *busy = Busy { since_ms, calls: 0 };
                 }
             }
+        }
+    }
+
+    /// What the policy does not allow goes; calls were counted before as they will be after.
+    fn take_back(&mut self, number: u64) {
+        let Some(lane) = self.lanes.open.remove(&number) else { return };
+        for end in lane.ends {
+            self.lanes.owe(end, wire_v2::LANE_CLOSE, number, Some(REVOKED));
+        }
+    }
+
+    /// The lanes of two that may not call each other as they like under a new policy.
+    fn take_forbidden_lanes(&mut self) {
+        let is_forbidden = |lane: &Lane| match lane.ends {
+            // Who is closed loses its lanes first.
+            [Some(first), Some(second)] => {
+                !self.is_denied(first) && !self.is_denied(second) && !self.may_share_lane(first, second)
+            }
+            _ => false,
+        };
+        let open = self.lanes.open.iter();
+        let forbidden: Vec<u64> = open.filter(|(_, lane)| is_forbidden(lane)).map(|(number, _)| *number).collect();
+        for number in forbidden {
+            self.saw("lane forbidden");
+            self.take_back(number);
         }
     }
 
@@ -301,7 +334,8 @@ impl World {
         let is_full =
             !self.has_lane_room(from) || [from, to].into_iter().any(|peer| self.lanes.of(peer) >= LANES_PER_PEER_MAX);
         let take_lanes = [from, to].iter().all(|peer| self.connections[peer].takes_lanes);
-        take_lanes && !has_one && !is_full && self.is_pair(from, to) && self.phase == Phase::Running
+        let is_allowed = self.is_pair(from, to) && self.may_share_lane(from, to);
+        take_lanes && !has_one && !is_full && is_allowed && self.phase == Phase::Running
     }
 
     /// Whether the user of a peer may have one more lane. Whoever had one first pays for both ends.

@@ -3,6 +3,7 @@
 use crate::lanes::Lanes;
 use crate::model_v2::Ending;
 use crate::network::{Connection, Id};
+use crate::policy::Rules;
 use crate::traffic::{Shape, below};
 use crate::wire;
 use crate::wire_v2::Section;
@@ -77,6 +78,10 @@ pub(crate) struct World {
     pub(crate) roots: BTreeSet<u64>,
     /// Calls to the gateway that are not answered yet.
     pub(crate) inquiries: Vec<(PeerId, Id)>,
+    /// What those were: method and parameters.
+    pub(crate) questions: BTreeMap<(PeerId, Id), (String, Value)>,
+    /// The policy in force; `None` when everybody may do everything.
+    pub(crate) policy: Option<Rules>,
     pub(crate) phase: Phase,
     pub(crate) lanes: Lanes,
     /// Sum of what is held for the peers.
@@ -106,6 +111,8 @@ impl World {
             numbers: BTreeSet::new(),
             roots: BTreeSet::new(),
             inquiries: Vec::new(),
+            questions: BTreeMap::new(),
+            policy: None,
             phase: Phase::Running,
             lanes: Lanes::default(),
             held: 0,
@@ -136,6 +143,7 @@ impl World {
         }
         self.abandoned.retain(|(callee, _)| *callee != peer);
         self.inquiries.retain(|(caller, _)| *caller != peer);
+        self.questions.retain(|(caller, _), _| *caller != peer);
         if let Some(name) = self.names.remove(&peer) {
             let service = self.services.get_mut(&name).expect("a name is of a service");
             service.instances.remove(&peer);
@@ -155,13 +163,19 @@ impl World {
         if id.is_empty() || id.len() > CALL_ID_BYTES_MAX || !call["to"].is_string() || !call["method"].is_string() {
             codes.push("INVALID_MESSAGE");
         }
+        let to = call["to"].as_str().unwrap_or_default();
+        let is_of_gateway = to == GATEWAY_SERVICE;
+        if codes.is_empty() && !is_of_gateway && !self.may_call(caller, to, call["method"].as_str().unwrap_or_default())
+        {
+            return vec!["PERMISSION_DENIED"];
+        }
         if !call["context"].is_null() {
             codes.extend(self.context_refusals(&call["context"]));
         }
-        if call["to"] == GATEWAY_SERVICE {
+        if is_of_gateway {
             return codes;
         }
-        codes.extend(self.refusals_of_target(caller, call["to"].as_str().unwrap_or_default()));
+        codes.extend(self.refusals_of_target(caller, to));
         codes
     }
 
@@ -200,6 +214,9 @@ impl World {
             return Some("INVALID_MESSAGE");
         }
         if name.starts_with("bro.") {
+            return Some("PERMISSION_DENIED");
+        }
+        if !self.may_own(peer, name) {
             return Some("PERMISSION_DENIED");
         }
         if is_pool_bad {

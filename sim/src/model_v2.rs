@@ -62,6 +62,10 @@ impl World {
         if to == GATEWAY_SERVICE {
             return prospect;
         }
+        if !self.may_call(caller, to, &call.method) {
+            prospect.refusals.push("PERMISSION_DENIED");
+            return prospect;
+        }
         let mut codes = self.refusals_of_target(caller, to);
         if let Some(section) = &call.section {
             prospect.section = Some(section.clone());
@@ -158,6 +162,7 @@ impl World {
         } else if let Some(at) = self.inquiries.iter().position(|(peer, own)| *peer == caller && *own == id) {
             self.saw("cancel of an inquiry");
             self.inquiries.swap_remove(at);
+            self.questions.remove(&(caller, id));
         } else {
             self.saw("cancel of nothing");
         }

@@ -125,6 +125,8 @@ pub(crate) struct Connection {
     pub(crate) manner: Manner,
     pub(crate) encoding: Encoding,
     pub(crate) identity: PeerIdentity,
+    /// Its supplementary groups.
+    pub(crate) groups: Vec<u32>,
     /// What the peer has written and the gateway has not read.
     pub(crate) outgoing: Vec<u8>,
     /// The whole frames in `outgoing` and in the deframer, in order.
@@ -175,6 +177,7 @@ impl Connection {
             manner,
             encoding,
             identity,
+            groups: Vec::new(),
             outgoing: Vec::new(),
             planned: VecDeque::new(),
             deframer: Deframer::new(),

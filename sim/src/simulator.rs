@@ -1,19 +1,19 @@
 //! The steps: what happens next, drawn from the seed, given to the router as a driver would, and judged.
 
+use crate::config::{defective, random_config};
 use crate::fault::Fault;
 use crate::model::{Phase, World};
 use crate::network::{Arrival, Connection, Id, Manner, Order, Orders};
 use crate::summary::{Summary, Violation};
-use crate::traffic::{self, Planned, below};
+use crate::traffic::{self, Planned};
 use crate::traffic_v2::{self, View};
 use crate::verdict::Input;
 use crate::wire_v2::{self, Frame};
-use bro_proto::Now;
 use bro_proto::frame::{Cut, Deframer};
-use bro_proto::limits::{LANE_BYTES, LANES_BYTES_MAX};
 use bro_proto::rng::Rng;
 use bro_proto::v1::Encoding;
-use bro_router::{EventMask, LaneOffer, LanePolicy, PeerId, PeerIdentity, Router, RouterConfig};
+use bro_proto::{ErrorCode, Now};
+use bro_router::{EventMask, LaneOffer, LanePolicy, PeerId, PeerIdentity, Router};
 use serde_json::json;
 
 /// Runs `steps` steps from one seed, and then lets everything come to rest.
@@ -39,6 +39,8 @@ pub struct Simulator {
     pub(crate) orders: Orders,
     /// What the gateways before the present one did.
     past: Summary,
+    /// Whether there are policies in this world.
+    pub(crate) has_policies: bool,
 }
 
 /// What is registered is compared name by name once in so many steps.
@@ -60,6 +62,7 @@ impl Simulator {
             events: EventMask::NONE,
             orders: Orders::default(),
             past: Summary::default(),
+            has_policies: Rng::new(!seed).below(3) == 0,
             rng,
         }
     }
@@ -115,6 +118,8 @@ impl Simulator {
             }
             85 if self.rng.below(10) == 0 => self.drain(),
             86..90 => self.take_over(),
+            // In one world of three.
+            400..403 if self.has_policies => self.load_policy(),
             85..400 => self.peer_writes(),
             400..700 => self.gateway_reads(),
             _ => self.peer_reads(),
@@ -183,7 +188,21 @@ impl Simulator {
         let identity = PeerIdentity { pid, uid, gid: None };
         // Who is unknown matches anybody; the model keeps to those who are known.
         let identity = PeerIdentity { pid: Some(identity.pid.unwrap_or(99)), ..identity };
-        let connected = self.router.handle_connect(identity, self.world.now, &mut self.orders);
+        let groups = self.random_groups();
+        let told = if self.fault == Fault::ForgetGroups { &[][..] } else { &groups };
+        let now = self.world.now;
+        let connected = self.router.handle_connect_in_groups(identity, told, now, &mut self.orders);
+        let may_connect = self.world.may_connect(identity.uid, &groups);
+        if !may_connect && self.world.phase == Phase::Running {
+            let code = connected.err().and_then(|error| error.code);
+            return match code {
+                Some(ErrorCode::PermissionDenied) => {
+                    self.world.saw("connection denied");
+                    self.judge(&Input::Connect)
+                }
+                code => Err(format!("who may do nothing connected, or was told {code:?}")),
+            };
+        }
         let is_full = self.world.has_too_many_connections(identity.uid);
         let may_be_refused = is_full || self.world.may_lack_memory(identity.uid);
         match connected {
@@ -200,6 +219,7 @@ impl Simulator {
                 };
                 let encoding = if self.rng.below(2) == 0 { Encoding::Json } else { Encoding::Msgpack };
                 let mut connection = Connection::new(manner, encoding, identity, self.world.now.mono_ms());
+                connection.groups = groups;
                 // Where every pair that calls gets a lane, all are clients of today.
                 let is_modern = self.world.config.lanes == LanePolicy::Always;
                 connection.offers_v2 = is_modern || self.rng.below(5) > 1;
@@ -432,7 +452,7 @@ impl Simulator {
         self.judge(&Input::Written)
     }
 
-    fn judge(&mut self, input: &Input<'_>) -> Result<(), String> {
+    pub(crate) fn judge(&mut self, input: &Input<'_>) -> Result<(), String> {
         self.inputs += 1;
         self.router.check_invariants();
         if self.orders.is_stray_part {
@@ -545,45 +565,4 @@ fn offer_of(order: &Order) -> Option<&LaneOffer> {
 enum ReadEnd {
     Open,
     Broken,
-}
-
-/// What the router is told, where its defect is not to heed it.
-fn defective(config: &RouterConfig, fault: Fault) -> RouterConfig {
-    let lanes = if fault == Fault::EagerLane { LanePolicy::Always } else { config.lanes };
-    RouterConfig { lanes, ..config.clone() }
-}
-
-/// Limits so small that random traffic reaches them.
-fn random_config(rng: &mut Rng) -> RouterConfig {
-    let frame_bytes_max = 2048 << rng.below(2);
-    // Of their own: what happens in a run does not depend on how many limits there are.
-    let mut quotas = rng.clone();
-    RouterConfig {
-        speaks_v2: rng.below(12) > 0,
-        lanes: [LanePolicy::Off, LanePolicy::Auto, LanePolicy::Auto, LanePolicy::Always][below(4, rng)],
-        lane_calls_min: 2 + u32::try_from(rng.below(3)).expect("small"),
-        hands_over: false,
-        heartbeat_interval_ms: 2000,
-        call_timeout_ms: 1500,
-        register_timeout_ms: 1000,
-        partial_frame_timeout_ms: 1200,
-        write_stall_timeout_ms: 1500,
-        frame_bytes_max,
-        depth_max: 9,
-        peers_max: 6 + usize::try_from(rng.below(20)).expect("small"),
-        in_flight_max: 60,
-        in_flight_per_peer_max: 20,
-        // As many as there are: what comes of more is in the tests of accounts.
-        in_flight_per_callee_max: 60,
-        queue_pause_bytes: 2 * frame_bytes_max,
-        queue_calls_bytes_max: 3 * frame_bytes_max,
-        queue_bytes_max: 8 * frame_bytes_max,
-        // Often too little for everything that happens.
-        memory_max: if quotas.below(3) == 0 { (20 << 10) + below(60 << 10, &mut quotas) } else { 1 << 30 },
-        uid_share_percent: if quotas.below(4) == 0 { 100 } else { 75 },
-        peers_per_uid_max: 5 + below(25, &mut quotas),
-        connect_burst: 1 << 20,
-        connect_rate_per_s: 1000,
-        lanes_bytes_max: if quotas.below(3) == 0 { (1 + below(8, &mut quotas)) * LANE_BYTES } else { LANES_BYTES_MAX },
-    }
 }

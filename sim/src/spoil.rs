@@ -131,6 +131,7 @@ impl Simulator {
                 return other.map_or(Spoilt::Not, Spoilt::Misled);
             }
             (Fault::StolenVoice, _) => frame.flags = flags | 1,
+            (Fault::FalseDenial, Body::Failure { code, .. }) => "PERMISSION_DENIED".clone_into(code),
             (Fault::WrongName, Body::Call(call)) => call.peer ^= 1,
             (Fault::GrownDeadline, Body::Call(call)) => call.timeout_ms = call.timeout_ms.saturating_add(1),
             (Fault::ForgetDepth, Body::Call(Call { section: Some(section), .. })) => section.depth -= 1,
@@ -157,6 +158,7 @@ fn fits(fault: Fault, frame: &Frame) -> bool {
         (Fault::StaleRoute | Fault::WrongName | Fault::GrownDeadline, Body::Call(_)) => true,
         (Fault::ForgetDepth, Body::Call(call)) => call.section.is_some(),
         (Fault::RepeatAnswer, _) => is_answer,
+        (Fault::FalseDenial, Body::Failure { code, .. }) => frame.flags == 1 && code == "SERVICE_NOT_FOUND",
         (Fault::StolenVoice, _) => frame.kind == wire_v2::ERROR && frame.flags == 0,
         (Fault::ChangedBytes, Body::Call(Call { payload, .. }) | Body::Payload(payload)) => !payload.is_empty(),
         _ => false,

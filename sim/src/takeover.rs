@@ -22,6 +22,9 @@ impl Simulator {
             return Err("what was imported is not what was exported".to_owned());
         }
         self.router.set_events(self.events);
+        if self.fault != Fault::ForgetPolicyInTakeover {
+            self.apply_policy()?;
+        }
         let phase = if exported.phase == PhaseState::Running { "taken over" } else { "taken over while draining" };
         *self.world.seen.entry(phase.to_owned()).or_default() += 1;
         if !exported.calls.live.is_empty() {

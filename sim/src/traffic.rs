@@ -233,7 +233,12 @@ pub(crate) fn inquire(connection: &mut Connection, name: Option<&str>, shape: Sh
         0 => ("status", json!({})),
         1 => ("services", Value::Null),
         2 => ("service", json!({"name": pick(&NAMES, rng)})),
-        3 => ("waitFor", json!({"service": pick(&NAMES[..7], rng), "timeoutMs": rng.below(3000)})),
+        3 => (
+            "waitFor",
+            json!({
+                "service": pick(&NAMES[..7], rng), "timeoutMs": rng.below(3000), "brief": rng.below(2) == 0,
+            }),
+        ),
         4 | 5 if rng.below(shape.watch_rarity) > 0 => ("ping", json!({})),
         4 => ("events", json!({"cursor": rng.below(50), "timeoutMs": rng.below(2000), "max": rng.below(9)})),
         5 => ("events", json!([1])),

@@ -25,6 +25,8 @@ pub(crate) enum Input<'a> {
     Time,
     Drain,
     Stop,
+    /// Another policy.
+    Policy,
 }
 
 /// A frame of either version.
@@ -111,6 +113,9 @@ impl World {
         self.check_frames_of_v2(input, &forecast, &tally, &told_to_drain)?;
         self.check_endings()?;
         self.check_lanes()?;
+        if let (Input::Policy, Some(peer)) = (input, self.connections.keys().find(|peer| self.is_denied(**peer))) {
+            return Err(format!("{peer:?} may not be what it is under {:?}, and is still connected", self.policy));
+        }
         self.gone.clear();
         Ok(())
     }
@@ -343,8 +348,8 @@ impl World {
         let config = &self.config;
         let is_own_frame = matches!(input, Input::Frame(from, _) if *from == peer);
         let has_reason = match reason {
-            // Everybody may do everything here.
-            CloseReason::Gone | CloseReason::Denied => false,
+            CloseReason::Gone => false,
+            CloseReason::Denied => matches!(input, Input::Policy) && self.is_denied(peer),
             CloseReason::Malformed => {
                 let is_garbage = matches!(input, Input::Frame(_, Planned::Garbage | Planned::Oversize));
                 is_own_frame && (is_garbage || forecast.is_violation)
@@ -427,6 +432,9 @@ impl World {
                         let mut ends = tally.forwarded + tally.refused;
                         if message["to"] == GATEWAY_SERVICE && forecast.refusals.is_empty() && ends == 0 && is_open {
                             let id = message["id"].as_str().expect("it was not refused").to_owned();
+                            let question =
+                                (message["method"].as_str().unwrap_or_default().to_owned(), message["params"].clone());
+                            self.questions.insert((*peer, Id::Text(id.clone())), question);
                             self.inquiries.push((*peer, Id::Text(id)));
                             if message["method"] == "events" {
                                 self.watched();

@@ -112,6 +112,8 @@ impl World {
             && is_own
         {
             if call["to"] == GATEWAY_SERVICE && forecast.refusals.is_empty() {
+                let question = (call["method"].as_str().unwrap_or_default(), &call["params"]);
+                self.check_told(peer, question, code, Some(&message["data"]))?;
                 if code.is_none() && call["method"] == "events" {
                     self.watched();
                 }
@@ -156,7 +158,8 @@ impl World {
     pub(crate) fn own_answer(&mut self, input: &Input<'_>, peer: PeerId, id: &Id, code: Option<&str>) -> bool {
         if let Some(at) = self.inquiries.iter().position(|(caller, own)| *caller == peer && own == id) {
             self.inquiries.swap_remove(at);
-            return true;
+            let (method, params) = self.questions.remove(&(peer, id.clone())).unwrap_or_default();
+            return self.check_told(peer, (&method, &params), code, None).is_ok();
         }
         if self.end(peer, id, code) {
             return true;

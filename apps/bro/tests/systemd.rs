@@ -304,7 +304,10 @@ fn a_takeover_is_told_by_the_main_process_of_the_moment() {
         }
     }
     assert_eq!(peer.read(&mut [0; 1]).unwrap(), 0, "it has stopped");
-    assert!(UnixStream::connect(&socket).is_err(), "nobody serves there any more");
+    // It closes its socket after its connections.
+    while UnixStream::connect(&socket).is_ok() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
     assert!(socket.exists(), "the file is systemd's");
 }
 

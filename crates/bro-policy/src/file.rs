@@ -10,6 +10,7 @@ use bro_proto::limits::{
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 use std::fmt;
+use std::marker::PhantomData;
 use std::ops::Range;
 use toml::Spanned;
 
@@ -20,8 +21,11 @@ struct File {
     #[serde(default = "yes")]
     trust_gateway_user: bool,
     #[serde(default)]
-    rules: Vec<Spanned<RuleTable>>,
+    rules: Vec<Spanned<Named<RuleTable>>>,
 }
+
+/// Something whose fields stand under their names: serde by itself takes a list of their values as well.
+struct Named<T>(T);
 
 /// One of `[[rules]]`.
 #[derive(serde::Deserialize)]
@@ -113,9 +117,9 @@ struct Reader<'a, A> {
 }
 
 impl<A: Accounts> Reader<'_, A> {
-    fn rule(&mut self, table: &Spanned<RuleTable>) -> Result<Rule, PolicyError> {
+    fn rule(&mut self, table: &Spanned<Named<RuleTable>>) -> Result<Rule, PolicyError> {
         let span = table.span();
-        let table = table.get_ref();
+        let Named(table) = table.get_ref();
         let is_everybody = |user: &Spanned<Account>| matches!(user.get_ref(), Account::Name(name) if name == "*");
         let is_for_everybody = table.users.iter().any(is_everybody);
         let mut uids = Vec::new();
@@ -227,6 +231,26 @@ impl<A: Accounts> Reader<'_, A> {
 
     fn wrong<T>(&self, span: &Range<usize>, message: impl Into<String>) -> Result<T, PolicyError> {
         Err(PolicyError::new(self.text, span, message))
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Named<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct NamedVisitor<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for NamedVisitor<T> {
+            type Value = Named<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a table")
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, map: M) -> Result<Named<T>, M::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Named)
+            }
+        }
+
+        deserializer.deserialize_map(NamedVisitor(PhantomData))
     }
 }
 

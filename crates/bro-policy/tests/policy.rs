@@ -122,6 +122,7 @@ fn mistakes_are_told_with_their_place() {
     wrong("[[rules]]\nusers = [1]\ncall = [{ service = \"a\", methods = [\"x\", \"*y\"] }]", 3, 42, "at the end only");
     wrong("[[rules]]\nwatch = true", 1, 1, "for nobody");
     wrong("[[rules]]\nusers = [1]\nwatch = true\n[[rules]]\nusers = [2]", 4, 1, "allows nothing: give");
+    wrong("rules = [[[1], [], [\"a\"], [], true, false]]", 1, 10, "expected a table");
     wrong("trust_gateway_user = 1", 1, 22, "boolean");
     wrong("trust_gateway_user", 1, 19, "");
     wrong("a = \"", 1, 6, "");

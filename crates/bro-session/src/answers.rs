@@ -7,8 +7,8 @@ use crate::session::Session;
 use bro_proto::error::{ErrorBody, ErrorCode};
 use bro_proto::limits::{FRAME_PREFIX_BYTES, GATEWAY_SERVICE};
 use bro_proto::time::Now;
-use bro_proto::v1::{Header, Kind, Payload, Status, decode, scan};
-use bro_proto::v2;
+use bro_proto::v1::{Encoding, Header, Kind, Payload, Status, decode, scan};
+use bro_proto::v2::{self, Codec};
 use bytes::Bytes;
 use std::ops::Range;
 
@@ -31,7 +31,7 @@ impl<'a> Received<'a> {
     }
 
     /// A value of the frame to be kept: without copying when the frame lies whole in the chunk.
-    pub(crate) fn keep(&self, span: Option<&Range<usize>>) -> OwnedPayload {
+    fn keep(&self, span: Option<&Range<usize>>) -> OwnedPayload {
         let part = span.map_or(&[][..], |span| &self.body[span.clone()]);
         OwnedPayload::keep(self.header.encoding, part, self.chunk)
     }
@@ -71,6 +71,21 @@ impl Session {
         }
     }
 
+    /// A value of a frame of version 1 to be kept. Gateways translate, so that it is in this client's encoding; one that does not is helped.
+    pub(crate) fn read_value(
+        &self,
+        received: &Received<'_>,
+        span: Option<&Range<usize>>,
+    ) -> Result<OwnedPayload, ErrorBody> {
+        let codec = match received.header.encoding {
+            encoding if encoding == self.config.encoding => return Ok(received.keep(span)),
+            Encoding::Json => Codec::JSON,
+            Encoding::Msgpack => Codec::MSGPACK,
+        };
+        let part = span.map_or(&[][..], |span| &received.body[span.clone()]);
+        self.read_payload(codec, part, received.chunk)
+    }
+
     /// A RESPONSE. It counts on whichever connection of the pool it comes: gateways of the JavaScript library send all of them
     /// to the first one.
     fn handle_response(&mut self, received: &Received<'_>) {
@@ -85,7 +100,8 @@ impl Session {
         };
         match (header.status, &header.error) {
             (Some(Status::Success), _) => {
-                self.end_call(call, Ok(received.keep(header.data.as_ref())), Origin::Service);
+                let value = self.read_value(received, header.data.as_ref());
+                self.end_call(call, value, Origin::Service);
             }
             (Some(Status::Error), Some(span)) => {
                 let error = decode::error_body(received.borrow(span));

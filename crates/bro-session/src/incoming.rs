@@ -58,13 +58,15 @@ impl Session {
         let id: Arc<str> = id.into();
         let from: Arc<str> = from.into();
         let echo = Echo::V1(Box::new(TextEcho { id: id.clone(), context }));
-        match self.admit_text(conn, received, &from, now) {
-            Ok(Admitted::Ping) => self.answer(conn, &from, &echo, Outcome::Success(PONG), now),
-            Ok(Admitted::Request((method, context))) => {
+        let admitted = self.admit_text(conn, received, &from, now);
+        let admitted = admitted.and_then(|admitted| Ok((admitted, self.read_value(received, header.params.as_ref())?)));
+        match admitted {
+            Ok((Admitted::Ping, _)) => self.answer(conn, &from, &echo, Outcome::Success(PONG), now),
+            Ok((Admitted::Request((method, context)), params)) => {
                 let due_ms = later_ms(now, context.remaining_ms(now).min(CALL_TIMEOUT_MAX_MS));
                 let context = RequestContext::whole(context);
                 let in_work = InWork { conn, from, echo, context, due_ms, children: Vec::new(), timer: None };
-                self.hand_out(in_work, RequestKey::V1(id), method, received.keep(header.params.as_ref()));
+                self.hand_out(in_work, RequestKey::V1(id), method, params);
             }
             Err(error) => {
                 self.counters.requests_refused += 1;

@@ -59,7 +59,13 @@ impl Session {
     /// The driver has opened a lane.
     pub fn handle_lane_opened(&mut self, id: ConnId, now: Now) {
         self.now = now;
-        let Some(conn) = self.pool.find(id).filter(|conn| conn.state == ConnState::Connecting) else { return };
+        let Some(conn) = self.pool.find(id) else {
+            // It was given up before the driver heard of it: nobody else closes what has just been opened.
+            return self.outputs.push_back(Output::Close { conn: id, unsent: Vec::new() });
+        };
+        if conn.state != ConnState::Connecting {
+            return;
+        }
         conn.state = ConnState::Registering;
         self.tell_of_lane(id, now);
     }

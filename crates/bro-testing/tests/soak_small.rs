@@ -5,7 +5,7 @@ use std::process::Command;
 #[test]
 fn thirty_rounds_of_chaos_leave_nobody_hanging() {
     let output = Command::new(env!("CARGO_BIN_EXE_bro-soak"))
-        .args(["--rounds", "30", "--seed", "20"])
+        .args(["--rounds", "30", "--seed", "20", "--lanes", "always"])
         .output()
         .expect("bro-soak can be started");
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));

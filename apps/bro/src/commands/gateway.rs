@@ -146,12 +146,22 @@ async fn leave_to(
         let notifier = Arc::clone(notifier);
         let mut told = tokio::task::spawn_blocking(move || notifier.replaced(pid));
         tokio::select! {
+            _ = term.recv() => stops = 1,
+            _ = interrupt.recv() => stops = 1,
+            _ = &mut told => {}
+        }
+    }
+    // Signals that have come meanwhile are heard when the runtime comes round.
+    tokio::task::yield_now().await;
+    if stops == 0 {
+        tokio::select! {
             biased;
             _ = term.recv() => stops = 1,
             _ = interrupt.recv() => stops = 1,
-            _ = &mut told => return,
+            () = std::future::ready(()) => return,
         }
     }
+    tracing::warn!(pid, "told to stop while another gateway took over: it is told, too, and waited for");
     for _ in 0..stops {
         other.terminate();
     }

@@ -408,6 +408,21 @@ fn whenever_a_lane_dies_every_call_ends_exactly_once() {
     }
 }
 
+#[test]
+fn a_lane_that_was_given_up_before_its_driver_opened_it_is_closed() {
+    let mut end = Pair::connected_v2(lane_config("order"));
+    let via = end.conn(0);
+    end.send_bytes(via, &offer(true, "user"));
+    let (lane, ..) = end.offered.pop_front().expect("an offer");
+    let lane = lane.expect("it is wanted");
+    // Who drains wants no lanes.
+    end.session.drain(end.now);
+    end.drive();
+    end.session.handle_lane_opened(lane, end.now);
+    end.drive();
+    assert_eq!(end.closed.pop_front(), Some((lane, Vec::new())), "nobody else would");
+}
+
 /// One end accepts less than the other one sends.
 #[test]
 fn a_call_and_an_answer_above_the_limit_of_the_other_end_fail_alone() {

@@ -269,3 +269,19 @@ fn unregistered_methods_are_not_found_any_more() {
     pair.send(conn, &call("q1"));
     assert_eq!(pair.next_sent().1["error"]["code"], "METHOD_NOT_FOUND");
 }
+
+#[test]
+fn values_in_the_other_encoding_are_handed_out_in_the_clients_own() {
+    let mut pair = Pair::connected(SessionConfig { encoding: Encoding::Msgpack, ..config() });
+    let conn = pair.conn(0);
+    pair.send_bytes(conn, &frame(Encoding::Json, &call("q1")));
+    let params = pair.next_request().params;
+    assert_eq!((params.encoding, payload_value(&params)), (Encoding::Msgpack, json!({"a": 1})));
+    let id = pair.call("user", "get", &json!(1)).unwrap();
+    let wire_id = pair.next_sent().1["id"].clone();
+    let answer = json!({"type": "RESPONSE", "id": wire_id, "from": "user", "status": "success", "data": [1, "two"]});
+    pair.send_bytes(conn, &frame(Encoding::Json, &answer));
+    let (done, outcome) = pair.next_done();
+    let value = outcome.expect("it succeeded");
+    assert_eq!((done, value.encoding, payload_value(&value)), (id, Encoding::Msgpack, json!([1, "two"])));
+}

@@ -168,6 +168,11 @@ pub(crate) fn run(args: &SoakArgs, takeovers: u64) -> bool {
     gateway.stop();
     // One callee has a pool of two. A gateway that takes over is a client for a moment.
     let expected = CLIENTS as u64 + 1 + node_clients as u64 + gateway.asked() + takeovers;
+    println!("lanes opened: {}", counters["lanesOpened"]);
+    if args.lanes == "always" && counters["lanesOpened"] == 0 {
+        println!("FAILED: no lane was opened");
+        return false;
+    }
     judge(&figures, &counters, expected, &mut gateway.pauses_us(), takeovers, elapsed)
 }
 
