@@ -94,8 +94,9 @@ impl SystemFault {
         [SystemFault::None].into_iter().chain(SystemFault::ALL).find(|fault| fault.as_str() == name)
     }
 
-    /// Whether this defect shows now: one time in ten.
+    /// Whether this defect shows now: one time in ten; of those for which there is rarely an occasion, every time.
     pub(super) fn strikes(self, kind: SystemFault, rng: &mut Rng) -> bool {
-        self == kind && rng.below(10) == 0
+        let is_rare = matches!(kind, SystemFault::LoseCancel | SystemFault::DeafLane | SystemFault::RepeatOnLane);
+        self == kind && (is_rare || rng.below(10) == 0)
     }
 }
