@@ -148,39 +148,51 @@ impl World {
                 _ => Err("an answer out of nothing".to_owned()),
             };
         }
-        if is_own && self.own_answer(input, peer, &own_id, code) {
+        if is_own && self.own_answer(input, peer, &own_id, code, &message["context"]) {
             return Ok(());
         }
         Err(format!("{peer:?} got an answer that it has no call for: {message} ({input:?})"))
     }
 
-    /// Whether the gateway may answer a call itself, with this code; then the call has ended.
-    pub(crate) fn own_answer(&mut self, input: &Input<'_>, peer: PeerId, id: &Id, code: Option<&str>) -> bool {
+    /// Whether the gateway may answer a call itself, with this code; then the call has ended. `context` is that of the answer, if it has one.
+    pub(crate) fn own_answer(
+        &mut self,
+        input: &Input<'_>,
+        peer: PeerId,
+        id: &Id,
+        code: Option<&str>,
+        context: &Value,
+    ) -> bool {
         if let Some(at) = self.inquiries.iter().position(|(caller, own)| *caller == peer && own == id) {
             self.inquiries.swap_remove(at);
             let (method, params) = self.questions.remove(&(peer, id.clone())).unwrap_or_default();
             return self.check_told(peer, (&method, &params), code, None).is_ok();
         }
-        if self.end(peer, id, code) {
+        if self.end(peer, id, code, context) {
             return true;
         }
-        // One caller of version 1 may have several calls under one id.
+        // One caller of version 1 may have several calls under one id. Their contexts mostly differ.
         let is_its = |flight: &Flight| flight.caller == peer && flight.id == *id;
         let position = |is_ended: &dyn Fn(&Flight) -> bool| {
             self.flights.iter().position(|flight| is_its(flight) && is_ended(flight))
         };
+        let has_context = |flight: &Flight| is_same(context, &flight.echo);
         match code {
             Some("TIMEOUT") => {
                 let is_late = |flight: &Flight| flight.deadline_ms <= self.now.mono_ms();
                 // A callee of version 2 has been told first, if it could be.
                 let of_v1 = position(&|flight| is_late(flight) && flight.callee_id.number().is_none());
-                let Some(at) = of_v1.or_else(|| position(&is_late)) else { return false };
+                let exactly = position(&|flight| is_late(flight) && has_context(flight));
+                let Some(at) = exactly.or(of_v1).or_else(|| position(&is_late)) else { return false };
                 self.give_up(self.flights[at].serial, 1, Some("TIMEOUT"));
-                self.end(peer, id, code)
+                self.end(peer, id, code, context)
             }
             Some("CONNECTION_LOST") => {
                 let is_end = self.phase == Phase::Ended || matches!(input, Input::Stop | Input::Time);
-                let lost = position(&|flight| self.gone.contains(&flight.callee)).or_else(|| position(&|_| is_end));
+                let is_lost = |flight: &Flight| self.gone.contains(&flight.callee);
+                let lost = position(&|flight| is_lost(flight) && has_context(flight)).or_else(|| position(&is_lost));
+                let lost = lost.or_else(|| position(&|flight| is_end && has_context(flight)));
+                let lost = lost.or_else(|| position(&|_| is_end));
                 let Some(at) = lost else { return false };
                 let flight = self.flights.swap_remove(at);
                 if let Id::Text(callee_id) = flight.callee_id {
@@ -193,14 +205,15 @@ impl World {
     }
 
     /// Whether this is the answer that is due to a call that was given up.
-    fn end(&mut self, peer: PeerId, id: &Id, code: Option<&str>) -> bool {
-        let is_it = |ending: &&mut Ending| {
+    fn end(&mut self, peer: PeerId, id: &Id, code: Option<&str>, context: &Value) -> bool {
+        let is_it = |ending: &Ending| {
             ending.flight.caller == peer
                 && ending.flight.id == *id
                 && ending.answer_due.is_some_and(|due| Some(due) == code)
         };
-        let Some(ending) = self.endings.iter_mut().find(is_it) else { return false };
-        ending.answer_due = None;
+        let by_context = self.endings.iter().position(|e| is_it(e) && is_same(context, &e.flight.echo));
+        let Some(at) = by_context.or_else(|| self.endings.iter().position(is_it)) else { return false };
+        self.endings[at].answer_due = None;
         true
     }
 

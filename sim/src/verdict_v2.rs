@@ -362,7 +362,7 @@ impl World {
                 _ => Err(format!("{frame:?} out of nothing")),
             };
         }
-        if (is_own || frame.kind == wire_v2::RESPONSE) && self.own_answer(input, peer, &id, code) {
+        if (is_own || frame.kind == wire_v2::RESPONSE) && self.own_answer(input, peer, &id, code, &Value::Null) {
             return Ok(());
         }
         Err(format!("{peer:?} got an answer that it has no call for: {frame:?} ({input:?})"))
