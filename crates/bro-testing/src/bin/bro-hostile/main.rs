@@ -14,6 +14,7 @@
 #![allow(clippy::print_stdout, reason = "the table goes to standard output")]
 
 mod attacks;
+mod observer;
 mod raw;
 mod scene;
 mod table;

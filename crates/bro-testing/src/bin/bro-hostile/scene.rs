@@ -2,12 +2,12 @@
 
 use crate::RunArgs;
 use crate::attacks::Attack;
+use crate::observer::{Observer, Pace};
 use crate::raw::WAIT;
 use crate::victim::Phase;
 use bro_proto::rng::Rng;
 use bro_testing::gateway::wait_until;
-use bro_testing::{Encoding, GatewayOptions, TempGateway, V1Peer};
-use serde_json::{Value, json};
+use bro_testing::{GatewayOptions, TempGateway};
 use std::cell::RefCell;
 use std::io::{BufRead, BufReader, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
@@ -33,14 +33,6 @@ pub(crate) struct Row {
     pub(crate) pace: Option<Pace>,
     /// The promise that did not hold.
     pub(crate) broken: Option<String>,
-}
-
-/// What the gateway says of its own thread: how much of what honest programs notice is its doing.
-pub(crate) struct Pace {
-    /// 99th percentile of the time from ready to handled, in microseconds.
-    pub(crate) lag_p99_us: u64,
-    /// The longest wakeup, as the gateway describes it.
-    pub(crate) longest: Value,
 }
 
 /// Where an attack takes place.
@@ -99,8 +91,7 @@ pub(crate) fn run(attack: &'static Attack, args: &RunArgs) -> Row {
         warm_up > WARM_UP_CALLS
     });
     thread::sleep(span / 2);
-    // Connected by now: an attack may leave its user no further connections.
-    let mut observer = V1Peer::register(gateway.socket_path(), Encoding::Json, "observer", &[]);
+    let observer = Observer::start(gateway.socket_path());
     let before = victims.tell();
     let descriptors = gateway.fd_count();
     let rng = RefCell::new(Rng::new(args.seed));
@@ -113,7 +104,7 @@ pub(crate) fn run(attack: &'static Attack, args: &RunArgs) -> Row {
     let during = victims.tell();
     let mut gateway = scene.gateway.into_inner();
     let is_alive = gateway.is_running();
-    let pace = is_alive.then(|| pace_of(&mut observer));
+    let pace = is_alive.then(|| observer.pace());
     let peak_kib = if is_alive { peak_kib(gateway.pid()) } else { 0 };
     let left_over = is_alive && !forgets(|| gateway.fd_count() <= descriptors);
     let after = victims.tell();
@@ -136,13 +127,6 @@ pub(crate) fn run(attack: &'static Attack, args: &RunArgs) -> Row {
     }
     check(during.calls > 0, "no honest call ended during the attack".to_owned());
     Row { attack, got, noticed: (before, during), peak_kib, pace, broken }
-}
-
-/// Asked in the words of an old program.
-fn pace_of(observer: &mut V1Peer) -> Pace {
-    let status = observer.call("bro.gateway", "status", json!({}));
-    let pace = &status["data"]["loop"];
-    Pace { lag_p99_us: pace["lagP99Us"].as_u64().unwrap_or_default(), longest: pace["longestWakeup"].clone() }
 }
 
 /// Whether that comes to be in a while.
