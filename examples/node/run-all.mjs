@@ -227,7 +227,8 @@ const examples = {
       const output = await start(name).finish();
       expect(/^2 pages$/m.test(output), output);
       expect(/^given up: CANCELLED$/m.test(output) && /^late: TIMEOUT$/m.test(output), output);
-      expect(output.match(/^report withdrawn: (CANCELLED|TIMEOUT)$/gm)?.length === 2, output);
+      // At the deadline the call that it waits for can end first: then it has answered, and nothing is withdrawn any more.
+      expect(/^report withdrawn: CANCELLED$/m.test(output), output);
       expect(output.match(/^rendering stops: (CANCELLED|TIMEOUT)$/gm)?.length === 2, output);
       expect(server.stats().inFlight === 0, "nothing is left");
     });
