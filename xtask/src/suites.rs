@@ -213,7 +213,7 @@ pub(crate) const CRATES: &[CrateTests] = &[
     CrateTests::new("bro-lane", 44),
     CrateTests::new("bro-gateway", 99),
     CrateTests::new("ipc-bro", 83),
-    CrateTests::new("bro-testing", 114).with_bro(),
+    CrateTests::new("bro-testing", 122).with_bro(),
     CrateTests { name: "bro-sim", tests_min: 7, is_release: true, needs_bro: false },
     CrateTests::new("bro-fuzz", 18),
     CrateTests::new("bro", 34).with_bro(),
