@@ -18,6 +18,7 @@ use bro_proto::v1::encode::{Outcome, write_json_string};
 use bro_proto::v1::{Encoding, Payload};
 use bro_proto::{ErrorBody, ErrorCode, Now};
 use serde_json::Value;
+use std::num::NonZeroU64;
 
 /// A call to the gateway itself.
 pub(crate) struct Inquiry<'a> {
@@ -347,7 +348,13 @@ impl Router {
         let view = self.instance_view(slot);
         out.extend_from_slice(b"{\"encoding\":");
         write_json_string(out, view.encoding.as_str());
-        let optional = [("pid", view.pid), ("uid", view.uid), ("gid", view.gid), ("poolIndex", view.pool_index)];
+        let optional = [
+            ("pid", view.pid.map(u64::from)),
+            ("pidfdId", view.pidfd_id.map(NonZeroU64::get)),
+            ("uid", view.uid.map(u64::from)),
+            ("gid", view.gid.map(u64::from)),
+            ("poolIndex", view.pool_index.map(u64::from)),
+        ];
         for (name, number) in optional.into_iter().filter_map(|(name, number)| Some((name, number?))) {
             out.extend_from_slice(format!(",\"{name}\":{number}").as_bytes());
         }
@@ -387,6 +394,7 @@ impl Router {
             lane_bytes: v2.map_or(0, |state| self.lanes.bytes_of(&state.lanes)),
             peer: self.peers.id(slot),
             pid: peer.identity.pid,
+            pidfd_id: peer.identity.pidfd_id,
             uid: peer.identity.uid,
             gid: peer.identity.gid,
             encoding: peer.encoding,

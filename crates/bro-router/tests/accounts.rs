@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use support::{Gateway, answer, code};
 
 fn of_user(uid: u32) -> PeerIdentity {
-    PeerIdentity { pid: Some(1000 + uid), uid: Some(uid), gid: None }
+    PeerIdentity { pid: Some(1000 + uid), uid: Some(uid), ..PeerIdentity::default() }
 }
 
 fn service_of(gateway: &mut Gateway, uid: u32, name: &str) -> PeerId {

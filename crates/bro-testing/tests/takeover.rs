@@ -8,7 +8,6 @@ use bro_testing::{Encoding, GatewayOptions, V1Peer, for_each_mix};
 use ipc_bro::{Client, Error};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -191,8 +190,10 @@ fn programs_that_do_not_take_over_and_second_signals_are_told_of() {
     let said = |text: &str| std::fs::read_to_string(&log).expect("a log").matches(text).count();
     let replace_program = |script: &str| {
         let next = dir.path().join("next");
-        std::fs::write(&next, script).expect("the directory is ours");
-        std::fs::set_permissions(&next, std::fs::Permissions::from_mode(0o755)).expect("it is ours");
+        // By another process: what a child of another test has open for writing, since it was forked meanwhile, could not be run.
+        let write = ["-c", "printf %s \"$1\" > \"$0\" && chmod 755 \"$0\""];
+        let wrote = Command::new("sh").args(write).arg(&next).arg(script).status().expect("sh runs");
+        assert!(wrote.success());
         std::fs::rename(&next, &link).expect("it is ours");
     };
     let signal = || kill_process(Pid::from_child(&first), Signal::USR2).expect("it is ours");
