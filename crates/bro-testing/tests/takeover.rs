@@ -1,5 +1,6 @@
 //! `bro gateway` replaced by `bro gateway`, as processes, while programs of every kind are connected.
 
+use bro_proto::limits::{TAKEOVER_LOST_MS_MAX, TAKEOVER_TIMEOUT_MS};
 use bro_testing::client::{block_on, builder, start_call};
 use bro_testing::gateway::{bro_path, wait_for_exit, wait_until};
 use bro_testing::succession::Succession;
@@ -147,6 +148,31 @@ fn what_cannot_have_it_is_told_why_and_the_gateway_goes_on() {
     gateway.replace();
     assert!(gateway.stderr().contains("this gateway goes on"), "{}", gateway.stderr());
     gateway.stop();
+}
+
+/// It could hold everybody up for as long as a takeover is waited for, as often as it liked.
+#[test]
+fn who_asks_and_stands_still_is_soon_refused() {
+    let gateway = GatewayOptions::default().start();
+    let path = gateway.socket_path();
+    let mut caller = V1Peer::register(path, Encoding::Json, "caller", &[]);
+    let params = json!({"format": 1, "readsFrom": 1, "descriptorsMax": 1000});
+    let mut stalled = Vec::new();
+    for number in 0..TAKEOVER_LOST_MS_MAX / TAKEOVER_TIMEOUT_MS {
+        let mut asker = V1Peer::register(path, Encoding::Json, &format!("asker-{number}"), &[]);
+        assert_eq!(asker.call("bro.gateway", "takeover", params.clone())["status"], "success");
+        stalled.push(asker);
+        // Held up meanwhile; answered afterwards.
+        assert_eq!(caller.call("bro.gateway", "ping", json!({}))["data"]["pong"], true);
+    }
+    let mut asker = V1Peer::register(path, Encoding::Json, "asker", &[]);
+    let refused = asker.call("bro.gateway", "takeover", params);
+    let message = refused["error"]["message"].as_str().expect("a text");
+    assert!(refused["error"]["code"] == "RESOURCE_EXHAUSTED" && message.contains("ask again in"), "{refused}");
+    // An honest one is told as well, and everybody is served.
+    let output = bro_gateway(path, &["--takeover"]).output().expect("it can be started");
+    assert!(!output.status.success() && text(&output).contains("ask again in"), "{}", text(&output));
+    assert_eq!(caller.call("bro.gateway", "ping", json!({}))["data"]["pong"], true);
 }
 
 /// The program at the gateway's path is replaced before the signal, as an update does it.
