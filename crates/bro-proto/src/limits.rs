@@ -128,6 +128,11 @@ pub const QUEUE_CALLS_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub const QUEUE_BYTES_MAX: usize = 96 * 1024 * 1024;
 /// Outbound bytes of a client above which its calls are refused with `OVERLOADED`.
 pub const CLIENT_QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes that a client reads from a socket or a lane at once; of a lane, one record more.
+pub const CLIENT_READ_BYTES_MAX: usize = 256 * 1024;
+/// What a client hands out of what it has read shares the memory of that only if it is at least one of so many parts of it. Of smaller values it hands out
+/// copies: a program that keeps a few bytes keeps only them.
+pub const PINNED_PARTS_MAX: usize = 8;
 /// Room in a client's queue above that and one frame, for the small errors that replace results when there is no
 /// room for them, in bytes. Above it the connection is given up.
 pub const CLIENT_QUEUE_ERRORS_BYTES_MAX: usize = 16 * 1024 * 1024;

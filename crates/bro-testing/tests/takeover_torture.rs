@@ -371,8 +371,11 @@ fn of_several_new_gateways_one_is_there_in_the_end() {
 
 #[test]
 fn a_gateway_that_is_told_to_stop_in_a_takeover_leaves_none_behind() {
-    let (mut moments, mut too_late) = (Moments::new(5, Duration::from_millis(20)), 0);
-    for round in 0..12 {
+    let mut moments = Moments::new(5, Duration::from_millis(20));
+    let (mut heard, mut too_late) = (0, 0);
+    // However quick takeovers are here: each signal that comes too late makes the next one come earlier, in the end together with the first.
+    while heard + too_late < 12 || heard < 3 && too_late < 100 {
+        let round = heard + too_late;
         let mut stage = Stage::new();
         let mut gateway = stage.first();
         let mut peer = V1Peer::register(&stage.socket(), Encoding::Json, "peer", &[]);
@@ -391,6 +394,10 @@ fn a_gateway_that_is_told_to_stop_in_a_takeover_leaves_none_behind() {
             let pid = status["data"]["pid"].as_i64().and_then(|pid| Pid::from_raw(pid.try_into().ok()?));
             kill_process(pid.expect("a process id"), Signal::TERM).expect("it is ours");
             too_late += 1;
+            moments.was_late(true);
+        } else {
+            heard += 1;
+            moments.was_late(false);
         }
         while peer.try_receive(Duration::from_secs(20)) != Err(ReceiveError::Closed) {}
         wait_until("nobody serves", || UnixStream::connect(stage.socket()).is_err());
@@ -399,7 +406,7 @@ fn a_gateway_that_is_told_to_stop_in_a_takeover_leaves_none_behind() {
         wait_until("nobody holds the directory", || processes_of(stage.dir.path()) == 0);
         assert!(!stage.socket().exists() && !gateway.said("starting as usual"), "{}", gateway.log());
     }
-    assert!(too_late < 12, "no signal was heard in time");
+    assert!(heard >= 3, "{heard} signals were heard in time, {too_late} came too late");
 }
 
 /// Processes with that path among their arguments.
