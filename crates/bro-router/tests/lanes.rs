@@ -26,7 +26,7 @@ impl Gateway {
     }
 
     fn lane_peer_of(&mut self, uid: u32, name: &str, to: &str) -> PeerId {
-        let peer = self.connect_as(PeerIdentity { pid: Some(7), uid: Some(uid), gid: None });
+        let peer = self.connect_as(PeerIdentity { pid: Some(7), uid: Some(uid), ..PeerIdentity::default() });
         let metadata = json!({"bro": {"v": 2, "lanes": true}});
         self.send_json(peer, &json!({"type": "REGISTER", "serviceName": name, "methods": [], "metadata": metadata}));
         self.take_frames(peer);

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// How long a process may take to accept connections, or to end, before that counts as a failure.
-const PROCESS_WAIT: Duration = Duration::from_secs(30);
+const PROCESS_WAIT: Duration = Duration::from_secs(120);
 /// How often a condition outside this process is looked at again.
 const POLL: Duration = Duration::from_millis(2);
 

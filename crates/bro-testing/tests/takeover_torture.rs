@@ -221,11 +221,14 @@ impl Stage {
 struct Moments {
     rng: Rng,
     takeover_us: u64,
+    /// Some came too late, some came early.
+    seen: [bool; 2],
 }
 
 impl Moments {
     fn new(seed: u64, takeover: Duration) -> Moments {
-        Moments { rng: Rng::new(seed), takeover_us: u64::try_from(takeover.as_micros()).expect("a short time") }
+        let takeover_us = u64::try_from(takeover.as_micros()).expect("a short time");
+        Moments { rng: Rng::new(seed), takeover_us, seen: [false; 2] }
     }
 
     fn wait(&mut self) {
@@ -233,7 +236,10 @@ impl Moments {
     }
 
     fn was_late(&mut self, is_late: bool) {
-        self.takeover_us = if is_late { self.takeover_us * 4 / 5 } else { self.takeover_us * 6 / 5 } + 1;
+        self.seen[usize::from(is_late)] = true;
+        // In long steps until both were seen: the first takeover, from which this begins, may have been held up for a hundred times as long.
+        let (shorter, longer) = if self.seen == [true; 2] { (8, 12) } else { (4, 20) };
+        self.takeover_us = self.takeover_us * if is_late { shorter } else { longer } / 10 + 1;
     }
 }
 

@@ -104,6 +104,7 @@ impl Router {
             scratch,
             roots,
             takeover_request,
+            takeover_lost: _, // a takeover has succeeded
         } = self;
         let Reporter { mask: _, log, is_log_fresh } = reporter;
         debug_assert!(
