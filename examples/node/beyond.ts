@@ -35,13 +35,13 @@ await thumbnails.never(undefined, { signal: control.signal }).catch((error: IPCE
 
 // Events as a loop.
 const executed = worker.eventsOf("method-executed");
+const first = executed.next();
 await thumbnails.make({ image: new Uint8Array(10), width: 5 });
-for await (const { method, success } of executed) {
-  // The end of `never` may still be told: its caller did not wait for that.
-  if (method === "never") continue;
-  console.log(`event: ${method} ${success}`);
-  break;
-}
+let { value } = await first;
+// The end of `never` may be told only now: its caller did not wait for that.
+if (value?.method === "never") ({ value } = await executed.next());
+console.log(`event: ${value?.method} ${value?.success}`);
+await executed.return();
 
 // The gateway answers questions, from any program.
 const { services } = await client.call("bro.gateway", "services", {});
