@@ -208,15 +208,15 @@ impl CrateTests {
 pub(crate) const CRATES: &[CrateTests] = &[
     CrateTests::new("bro-proto", 135),
     CrateTests::new("bro-policy", 10),
-    CrateTests::new("bro-router", 157),
+    CrateTests::new("bro-router", 158),
     CrateTests::new("bro-session", 148),
     CrateTests::new("bro-lane", 44),
     CrateTests::new("bro-gateway", 100),
     CrateTests::new("ipc-bro", 83),
-    CrateTests::new("bro-testing", 123).with_bro(),
+    CrateTests::new("bro-testing", 130).with_bro(),
     CrateTests { name: "bro-sim", tests_min: 7, is_release: true, needs_bro: false },
     CrateTests::new("bro-fuzz", 18),
-    CrateTests::new("bro", 34).with_bro(),
+    CrateTests::new("bro", 45).with_bro(),
     CrateTests::new("bro-bench", 17),
     // Needs a running Node: its tests are the suite `node`.
     CrateTests::new("bro-node", 0),

@@ -67,6 +67,8 @@ pub(crate) struct Conn {
     pub(crate) lane: Option<Box<LaneEnd>>,
     /// Heartbeats since the first PING without any byte from the gateway behind it.
     pub(crate) silent_pings: u64,
+    /// What the gateway said that was about the connection: if it is closed now, the reason.
+    pub(crate) farewell: Option<Box<str>>,
 }
 
 impl Conn {
@@ -84,6 +86,7 @@ impl Conn {
             v2: None,
             lane: None,
             silent_pings: 0,
+            farewell: None,
         }
     }
 
