@@ -171,7 +171,7 @@ struct World {
 
 impl World {
     fn connect(&mut self, at: usize) {
-        let identity = PeerIdentity { pid: Some(1), uid: Some(1), gid: None };
+        let identity = PeerIdentity { pid: Some(1), uid: Some(1), ..PeerIdentity::default() };
         if let Ok(peer) = self.router.handle_connect(identity, self.now, &mut self.drivers) {
             self.drivers.held.insert(peer, (0, false));
             self.peers[at] = Some(peer);

@@ -174,10 +174,12 @@ impl World {
         let Some(lane) = self.lanes.open.get(&number) else {
             // Where it is not known whether somebody watches, the answer tells.
             let is_refused = || orders.iter().any(|order| is_close(order, peer, number, REVOKED));
+            let is_off = self.config.lanes == LanePolicy::Off;
             let is_watched = self.is_surely_watched() || self.is_perhaps_watched() && is_refused();
             let has_room = self.has_lane_room(peer);
-            if is_watched || is_full || !has_room {
+            if is_off || is_watched || is_full || !has_room {
                 self.saw(match has_room {
+                    _ if is_off => "lane refused where there are none",
                     _ if is_watched => "lane refused while watched",
                     true => "lane too many",
                     false => "lane of a user that has its share",

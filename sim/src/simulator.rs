@@ -201,7 +201,7 @@ impl Simulator {
     fn connect(&mut self) -> Result<(), String> {
         let pid = (self.rng.below(5) > 0).then(|| 100 + u32::try_from(self.rng.below(2)).expect("small"));
         let uid = Some(1000 + u32::try_from(self.rng.below(2)).expect("small"));
-        let identity = PeerIdentity { pid, uid, gid: None };
+        let identity = PeerIdentity { pid, uid, ..PeerIdentity::default() };
         // Who is unknown matches anybody; the model keeps to those who are known.
         let identity = PeerIdentity { pid: Some(identity.pid.unwrap_or(99)), ..identity };
         let groups = self.random_groups();

@@ -34,6 +34,7 @@ interface ServiceView {
   lastHeartbeat: number;
   instances: {
     pid: number | null;
+    pidfdId: number | null;
     uid: number | null;
     gid: number | null;
     encoding: Serializer;
@@ -122,8 +123,9 @@ export class IPCServer extends TypedEmitter<IPCServerEvents> {
       encoding: first?.encoding ?? "json",
       connections: instances.length,
     };
-    const shown = instances.map(({ pid, uid, gid, encoding, connectedAt }) => ({
+    const shown = instances.map(({ pid, pidfdId, uid, gid, encoding, connectedAt }) => ({
       ...(pid !== null && { pid }),
+      ...(pidfdId !== null && { pidfdId }),
       ...(uid !== null && { uid }),
       ...(gid !== null && { gid }),
       encoding,

@@ -126,6 +126,8 @@ export interface ServiceSocket {
 export interface ServiceInstance {
   /** Process id, where the system tells it. */
   readonly pid?: number;
+  /** The system's number of this process, which unlike a process id is never given again: the inode of its pidfd (Linux 6.9). */
+  readonly pidfdId?: number;
   /** User id. */
   readonly uid?: number;
   /** Group id. */

@@ -267,8 +267,7 @@ describe("the end of a lane", () => {
       await settle(other, "user");
       await other.disconnect();
     }
-    assert.ok(descriptors() <= before.here + 2);
-    assert.ok(lanesHere().length <= before.maps);
+    await until(() => descriptors() <= before.here + 2 && lanesHere().length <= before.maps);
     await until(async () => (await order.call("user", "descriptors")) <= before.there + 2);
     assert.equal(user.child.exitCode, null);
   });

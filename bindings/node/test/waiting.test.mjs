@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { IPCClient, IPCServer } from "ipc-bro";
-import { atEnd, codeOf, connect, freePath, rejection, startGateway, until } from "./support/ipc.mjs";
+import { atEnd, codeOf, connect, expire, freePath, rejection, startGateway, TIMEOUTS, until } from "./support/ipc.mjs";
 import { OldGateway } from "./support/old-gateway.mjs";
 import { OldProgram } from "./support/old-program.mjs";
 
@@ -46,10 +46,16 @@ for (const serializer of ["json", "msgpack"]) {
 test("a call says itself whether it waits, and how long", async (t) => {
   const server = await startGateway(t);
   const hasty = await connect(t, server, "hasty");
-  const error = await rejection(hasty.call("user", "echo", 1, { waitForService: 30 }));
-  assert.equal(error.code, "SERVICE_NOT_FOUND");
-  assert.match(error.message, /did not appear within 30 ms/);
+  // A wait that is over before the gateway has said that nobody is there has not begun.
+  let waitForService;
+  let error;
+  for (waitForService of TIMEOUTS) {
+    error = await rejection(hasty.call("user", "echo", 1, { waitForService, timeout: LONG }));
+    assert.equal(error.code, "SERVICE_NOT_FOUND");
+    if (error.details.origin === "local") break;
+  }
   assert.equal(error.details.origin, "local");
+  assert.ok(error.message.includes(`did not appear within ${waitForService} ms`), error.message);
   assert.equal(await codeOf(hasty.call("user", "echo", 1)), "SERVICE_NOT_FOUND");
 
   const order = await connect(t, server, "order", {}, patient);
@@ -106,7 +112,10 @@ test("a handler's call waits no longer than its caller does", async (t) => {
   await waiting(order, 1);
   control.abort();
   assert.deepEqual([await asked, await codes[0]], ["CANCELLED", "CANCELLED"]);
-  assert.equal(await codeOf(web.call("order", "ask", null, { timeout: 30 })), "TIMEOUT");
+  await expire(
+    (timeout) => web.call("order", "ask", null, { timeout }),
+    () => codes.length > 1,
+  );
   assert.ok(["TIMEOUT", "CANCELLED", "DEADLINE_EXCEEDED"].includes(await codes[1]));
   assert.equal(order.stats().waitingCalls, 0);
 });

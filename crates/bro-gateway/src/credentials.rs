@@ -2,8 +2,13 @@
 
 use bro_proto::limits::PEER_GROUPS_MAX;
 use bro_router::PeerIdentity;
+use rustix::fs::{fstat, fstatfs};
 use std::mem;
-use std::os::fd::{AsFd, AsRawFd};
+use std::num::NonZeroU64;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+
+/// The type of the file system that pidfds belong to since Linux 6.9.
+const PID_FS_MAGIC: i64 = 0x5049_4446;
 
 /// The credentials that the peer had when it connected; all unknown when the kernel does not tell.
 ///
@@ -28,9 +33,37 @@ pub(crate) fn peer_identity(socket: impl AsFd) -> PeerIdentity {
     }
     PeerIdentity {
         pid: u32::try_from(credentials.pid).ok().filter(|pid| *pid != 0),
+        pidfd_id: peer_pidfd_id(&socket),
         uid: Some(credentials.uid),
         gid: Some(credentials.gid),
     }
+}
+
+/// The number of the peer's process: the inode of its pidfd, which is not kept. Kernels before 6.9 have no such numbers: all their pidfds
+/// share one inode of another file system. `rustix` does not have this call.
+fn peer_pidfd_id(socket: impl AsFd) -> Option<NonZeroU64> {
+    let mut raw: libc::c_int = -1;
+    let mut bytes = libc::socklen_t::try_from(mem::size_of_val(&raw)).expect("a small number");
+    // SAFETY: the descriptor is open for the duration of the borrow; the kernel writes at most `bytes` bytes to `raw`, which is that large,
+    // valid for writes, and an integer for which every value is valid.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERPIDFD,
+            (&raw mut raw).cast(),
+            &raw mut bytes,
+        )
+    };
+    if result != 0 || raw < 0 {
+        return None;
+    }
+    // SAFETY: the kernel has just opened it for this call, and nobody else knows of it.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(raw) };
+    if fstatfs(&pidfd).ok()?.f_type != PID_FS_MAGIC {
+        return None;
+    }
+    NonZeroU64::new(fstat(&pidfd).ok()?.st_ino)
 }
 
 /// The supplementary groups that the peer had when it connected; none when the kernel does not tell, or when there are more than
@@ -59,6 +92,7 @@ pub(crate) fn peer_groups(socket: impl AsFd) -> Vec<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::process::{PidfdFlags, pidfd_open};
     use std::os::unix::net::UnixStream;
 
     #[test]
@@ -67,6 +101,10 @@ mod tests {
         let identity = peer_identity(&a);
         assert_eq!(identity.pid, Some(std::process::id()));
         assert!(identity.uid.is_some() && identity.gid.is_some());
+        // The system's own way to the same number, where it has one.
+        let own = pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).unwrap();
+        let is_numbered = fstatfs(&own).unwrap().f_type == PID_FS_MAGIC;
+        assert_eq!(identity.pidfd_id.map(NonZeroU64::get), is_numbered.then(|| fstat(&own).unwrap().st_ino));
         let mut own: Vec<u32> = rustix::process::getgroups().unwrap().into_iter().map(|gid| gid.as_raw()).collect();
         let mut told = peer_groups(&a);
         own.sort_unstable();
@@ -78,6 +116,6 @@ mod tests {
     fn what_is_not_a_socket_has_no_identity() {
         let file = std::fs::File::open("/dev/null").unwrap();
         assert_eq!(peer_identity(&file).uid, None);
-        assert!(peer_groups(&file).is_empty());
+        assert!(peer_groups(&file).is_empty() && peer_pidfd_id(&file).is_none());
     }
 }

@@ -5,6 +5,7 @@
 //! finished (what is queued, then the end of the stream), and read from without looking, until its peer hangs up: bounded
 //! in time, bytes and number. What is cut off at a bound is at least emptied before it is closed.
 
+use crate::credentials::peer_identity;
 use crate::inbox::{Arrived, Buffers};
 use crate::outgoing::{Outgoing, Pending};
 use crate::takeover::TakenLinger;
@@ -27,6 +28,8 @@ pub(crate) struct Lingering {
 
 struct Linger {
     socket: OwnedFd,
+    /// Whose it is, by peer credentials.
+    uid: Option<u32>,
     outgoing: Outgoing,
     discarded_bytes: usize,
     until_us: u64,
@@ -87,12 +90,13 @@ impl Lingering {
         let until_us = now_us.saturating_add(left_us.min(limits::LINGER_MS * 1000));
         let outgoing = Outgoing::resume(queued);
         let interest = epoll::EventFlags::empty();
-        let linger = Linger { socket, outgoing, discarded_bytes, until_us, is_finished, interest };
+        let uid = peer_identity(&socket).uid;
+        let linger = Linger { socket, uid, outgoing, discarded_bytes, until_us, is_finished, interest };
         // There was room for it in the gateway before.
         self.admit(epoll, linger, usize::MAX, token_of);
     }
 
-    /// Takes over a connection, unless more than `queued_bytes_max` would be held for all of them. `token_of` names the entry in the event loop.
+    /// Takes over a connection, unless more than `queued_bytes_max` would be held for all of them, or its user has its share already. `token_of` names the entry in the event loop.
     pub(crate) fn add(
         &mut self,
         epoll: &OwnedFd,
@@ -102,8 +106,10 @@ impl Lingering {
         queued_bytes_max: usize,
         token_of: impl Fn(usize) -> epoll::EventData,
     ) {
+        let uid = peer_identity(&socket).uid;
         let linger = Linger {
             socket,
+            uid,
             outgoing,
             discarded_bytes: 0,
             until_us,
@@ -120,9 +126,7 @@ impl Lingering {
         queued_bytes_max: usize,
         token_of: impl Fn(usize) -> epoll::EventData,
     ) {
-        let held = self.entries.iter().flatten().map(|linger| linger.outgoing.held_bytes()).sum::<usize>();
-        let has_room = held + linger.outgoing.held_bytes() <= queued_bytes_max;
-        if self.len >= limits::LINGERING_MAX || !has_room || !linger.work() {
+        if !self.has_room(&linger, queued_bytes_max) || !linger.work() {
             cut_off(&linger.socket);
             return;
         }
@@ -142,6 +146,19 @@ impl Lingering {
         }
         self.entries[index] = Some(linger);
         self.len += 1;
+    }
+
+    /// Whether there may be one more of a user, with so many bytes: its own are no more than its share of what those of other users leave.
+    fn has_room(&self, linger: &Linger, queued_bytes_max: usize) -> bool {
+        let (mut own, mut others, mut held_bytes) = (1, 0, linger.outgoing.held_bytes());
+        for entry in self.entries.iter().flatten() {
+            *if entry.uid == linger.uid { &mut own } else { &mut others } += 1;
+            held_bytes += entry.outgoing.held_bytes();
+        }
+        let share = (limits::LINGERING_MAX - others) * usize::from(limits::UID_SHARE_PERCENT) / 100;
+        // Where bytes do not matter, all are kept that were there before.
+        let has_share = queued_bytes_max == usize::MAX || own <= share.max(1);
+        self.len < limits::LINGERING_MAX && has_share && held_bytes <= queued_bytes_max
     }
 
     /// Something can be done for an entry.
@@ -237,6 +254,31 @@ mod tests {
     use super::*;
     use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
+
+    /// A user who was turned away again and again took all places, and others were cut off before they could read why.
+    #[test]
+    fn a_user_leaves_some_places_for_others() {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+        let mut lingering = Lingering::new();
+        let mut peers = Vec::new();
+        let mut close = |uid, bytes_max| {
+            let (near, far) = UnixStream::pair().unwrap();
+            near.set_nonblocking(true).unwrap();
+            peers.push(far);
+            let (socket, outgoing, interest) = (near.into(), Outgoing::new(), epoll::EventFlags::empty());
+            let linger =
+                Linger { socket, uid, outgoing, discarded_bytes: 0, until_us: 1, is_finished: false, interest };
+            let before = lingering.len();
+            lingering.admit(&epoll, linger, bytes_max, |index| epoll::EventData::new_u64(index as u64));
+            lingering.len() > before
+        };
+        let mut of_user = |uid| (0..limits::LINGERING_MAX).filter(|_| close(uid, 1000)).count();
+        assert_eq!([Some(1), Some(2), None, Some(3)].map(&mut of_user), [192, 48, 12, 3]);
+        assert!(close(Some(4), 1000), "the last place is for anybody");
+        assert!(!close(Some(5), usize::MAX), "there are no more");
+        lingering.handle_time(1);
+        assert!(lingering.is_empty());
+    }
 
     #[test]
     fn a_peer_whose_bytes_were_not_read_still_gets_the_last_word() {

@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn only_the_same_user_and_root_may_take_over() {
-        let of = |uid| PeerIdentity { pid: Some(1), uid, gid: Some(1000) };
+        let of = |uid| PeerIdentity { pid: Some(1), uid, gid: Some(1000), ..PeerIdentity::default() };
         assert!(may_take_over(&of(Some(1000)), 1000) && may_take_over(&of(Some(0)), 1000));
         assert!(!may_take_over(&of(Some(1001)), 1000) && !may_take_over(&of(None), 1000));
         assert!(!may_take_over(&of(Some(1000)), 0), "root's gateway is root's");

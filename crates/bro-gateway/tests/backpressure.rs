@@ -143,9 +143,15 @@ fn a_peer_that_never_reads_is_disconnected() {
     for index in 0..40 {
         caller.call(&format!("req-{index}"), "stuck", json!("x".repeat(10_000)));
     }
+    // Where it takes long to write so much, the last ones come after the end.
+    let mut lost = 0;
     for _ in 0..40 {
         let answer = caller.receive();
-        assert_eq!(answer["error"]["code"], "CONNECTION_LOST", "{answer}");
+        match answer["error"]["code"].as_str() {
+            Some("CONNECTION_LOST") => lost += 1,
+            Some("SERVICE_NOT_FOUND") if lost > 0 => {}
+            _ => panic!("{answer}"),
+        }
     }
     let reason = events.iter().find_map(|event| match event {
         GatewayEvent::Closed { service: Some(name), reason, .. } if name == "stuck" => Some(reason),

@@ -1,9 +1,9 @@
-//! Alone in its process: it measures a thread, and must not meet the threads of other tests' gateways.
+//! A gateway with nothing to do.
 
 mod common;
 
-use common::{RawPeer, start};
-use std::time::Duration;
+use common::{RawPeer, start, until};
+use std::time::{Duration, Instant};
 
 /// An idle gateway does not wake up: a watchdog for busy loops, which no other test would notice.
 #[test]
@@ -11,21 +11,20 @@ fn an_idle_gateway_sleeps() {
     let (directory, gateway) = start();
     let _peers: Vec<_> =
         (0..20).map(|index| RawPeer::registered(&directory.socket(), &format!("peer-{index}"))).collect();
-    std::thread::sleep(Duration::from_millis(50));
-    let before_ns = processor_ns();
-    std::thread::sleep(Duration::from_millis(300));
-    let busy_ns = processor_ns() - before_ns;
-    assert!(busy_ns < 30_000_000, "{busy_ns} ns of work in 300 ms without anything to do");
+    let wakeups = || gateway.status().unwrap().event_loop.wakeups;
+    // Counted in wakeups, not in time on a processor: on a busy machine a loop that spins gets little of that, and still wakes up all the time.
+    let mut spans = Vec::new();
+    let is_asleep = (0..5).any(|_| {
+        let (before, started) = (wakeups(), Instant::now());
+        std::thread::sleep(Duration::from_millis(300));
+        let (woken, span_ms) = (wakeups() - before, started.elapsed().as_millis());
+        spans.push((woken, span_ms));
+        // One for the question; what else there is to do comes every few seconds at most. In the first span there may be something left to do.
+        u128::from(woken) <= 4 + span_ms / 100
+    });
+    assert!(is_asleep, "wakeups in so many milliseconds without anything to do: {spans:?}");
+    // It does count: each question is a wakeup.
+    let before = wakeups();
+    until("wakeups to be counted", || wakeups() > before + 5);
     gateway.stop().unwrap();
-}
-
-/// Time that the gateway's thread has spent on a processor, in nanoseconds.
-fn processor_ns() -> u64 {
-    let tasks = std::fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap().path());
-    let gateways: Vec<_> = tasks
-        .filter(|task| std::fs::read_to_string(task.join("comm")).is_ok_and(|name| name.trim() == "bro-gateway"))
-        .collect();
-    assert_eq!(gateways.len(), 1);
-    let stat = std::fs::read_to_string(gateways[0].join("schedstat")).unwrap();
-    stat.split(' ').next().unwrap().parse().unwrap()
 }

@@ -5,6 +5,7 @@ mod common;
 use bro_gateway::{CloseReason, EventMask, Gateway, GatewayConfig, GatewayEvent, StartError, StopReason};
 use common::{RawPeer, TempDir, start, until};
 use serde_json::json;
+use std::io::Write;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
@@ -215,7 +216,7 @@ fn events_come_in_batches() {
     for index in 0..100 {
         stream.extend(common::frame(&peer.call_value(&format!("req-{index}"), "peer", json!(index))));
     }
-    std::io::Write::write_all(&mut peer.stream, &stream).unwrap();
+    peer.stream.write_all(&stream).unwrap();
     for _ in 0..100 {
         peer.receive();
     }
@@ -260,12 +261,16 @@ fn timers_fire_without_traffic() {
     let directory = TempDir::new();
     let mut config = GatewayConfig::new(directory.socket());
     config.router.register_timeout_ms = 50;
-    config.router.heartbeat_interval_ms = 50;
     let gateway = Gateway::start(config).unwrap();
     let mut unregistered = RawPeer::connect(&directory.socket());
     let error = unregistered.receive();
     assert_eq!(error["error"]["code"], "TIMEOUT", "{error}");
     assert_eq!(unregistered.try_receive(), None);
+    gateway.stop().unwrap();
+    // Another one: who registers there has all the time for that, however slow the machine is.
+    let mut config = GatewayConfig::new(directory.socket());
+    config.router.heartbeat_interval_ms = 50;
+    let gateway = Gateway::start(config).unwrap();
     let mut silent = RawPeer::registered(&directory.socket(), "silent");
     let error = silent.receive();
     assert_eq!(error["error"]["code"], "TIMEOUT", "{error}");
@@ -276,10 +281,17 @@ fn timers_fire_without_traffic() {
 /// While the gateway's thread did not run, services wrote heartbeats into more sockets than one wakeup reads from.
 #[test]
 fn a_gateway_that_was_held_up_drops_nobody_whose_heartbeat_waits_to_be_read() {
+    // Who registers first has to live until the last one has: on a slow machine that takes longer intervals.
+    let is_held_up = [1000, 4000, 16_000].into_iter().any(hold_up_with_heartbeats);
+    assert!(is_held_up, "all were dropped before the gateway was held up");
+}
+
+/// False when somebody was dropped before the gateway was held up.
+fn hold_up_with_heartbeats(interval_ms: u64) -> bool {
     const SERVICES: usize = 300;
     let directory = TempDir::new();
     let mut config = GatewayConfig::new(directory.socket());
-    config.router.heartbeat_interval_ms = 1000;
+    config.router.heartbeat_interval_ms = interval_ms;
     let (hold, held) = channel::<Receiver<()>>();
     let sink = Box::new(move |_| {
         if let Ok(release) = held.try_recv() {
@@ -289,21 +301,34 @@ fn a_gateway_that_was_held_up_drops_nobody_whose_heartbeat_waits_to_be_read() {
     let gateway = Gateway::start_with_events(config, EventMask::CALLS, sink).unwrap();
     let mut peers: Vec<_> =
         (0..SERVICES).map(|index| RawPeer::registered(&directory.socket(), &format!("peer-{index}"))).collect();
+    // The time of each begins now, unless it is over.
+    let beat = |peer: &RawPeer| common::frame(&json!({"type": "HEARTBEAT", "from": peer.name, "timestamp": 1}));
+    if !peers.iter_mut().all(|peer| peer.stream.write_all(&beat(peer)).is_ok()) {
+        return false;
+    }
+    until("the heartbeats to be read, or somebody to be dropped", || {
+        let counters = gateway.status().unwrap().counters;
+        counters.heartbeats == SERVICES as u64 || counters.connections_dropped > 0
+    });
+    if gateway.status().unwrap().counters.connections_dropped > 0 {
+        return false;
+    }
     let (release, released) = channel();
     hold.send(released).unwrap();
     peers[0].call("req-1", "peer-1", json!(1)); // its event calls the sink, which waits
     peers[1].receive();
-    std::thread::sleep(Duration::from_millis(4500));
+    std::thread::sleep(Duration::from_millis(4 * interval_ms + interval_ms / 2));
     for peer in &mut peers {
-        peer.send(&json!({"type": "HEARTBEAT", "from": peer.name, "timestamp": 1}));
+        peer.stream.write_all(&beat(peer)).unwrap();
     }
     drop(release);
     until("the heartbeats to be read, or somebody to be dropped", || {
         let counters = gateway.status().unwrap().counters;
-        counters.heartbeats == SERVICES as u64 || counters.connections_dropped > 0
+        counters.heartbeats == 2 * SERVICES as u64 || counters.connections_dropped > 0
     });
     let status = gateway.status().unwrap();
     assert_eq!((status.counters.connections_dropped, status.services.len()), (0, SERVICES));
     until("those who are silent from now on to be dropped", || gateway.status().unwrap().peers == 0);
     gateway.stop().unwrap();
+    true
 }

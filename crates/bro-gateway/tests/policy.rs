@@ -8,6 +8,7 @@ mod common;
 use bro_gateway::{Gateway, GatewayConfig, PolicyLoadError, PolicySource, ReloadError, StartError};
 use common::{RawPeer, TempDir};
 use serde_json::{Value, json};
+use std::num::NonZeroU64;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -158,6 +159,7 @@ fn the_kernel_says_who_a_peer_is() {
     assert_eq!(instance.pid, Some(std::process::id()));
     let listed = ask(&mut web, "services", json!({}))["data"]["services"][0]["instances"][0].clone();
     assert_eq!((&listed["uid"], &listed["gid"]), (&json!(somebody.uid), &json!(somebody.gid)));
+    assert_eq!(listed["pidfdId"].as_u64(), instance.pidfd_id.map(NonZeroU64::get));
     let mut squatter = somebody.connect(&ruled.socket());
     squatter.register("order");
     assert_turned_away(squatter);

@@ -98,11 +98,17 @@ fn without_descriptors_it_says_so_waits_without_spinning_and_goes_on() {
     peers[0].call("req-1", "peer-0", json!("served"));
     assert_eq!(peers[0].receive()["params"], "served");
     // Counted in wakeups, not in time on a processor: on a busy machine that spins little, too.
-    let (before, started) = (wakeups(&mut peers[0]), Instant::now());
-    std::thread::sleep(Duration::from_millis(1000));
-    let woken = wakeups(&mut peers[0]) - before;
-    let tries = started.elapsed().as_secs() * 1000 / ACCEPT_BACKOFF_MS + 4;
-    assert!(woken < 2 * tries + 20, "{woken} wakeups and {tries} tries while nothing can be accepted");
+    // In the first seconds some are still registering; a loop that spins does that in all of them.
+    let mut seconds = Vec::new();
+    let is_quiet = (0..5).any(|_| {
+        let (before, started) = (wakeups(&mut peers[0]), Instant::now());
+        std::thread::sleep(Duration::from_millis(1000));
+        let woken = wakeups(&mut peers[0]) - before;
+        let tries = u64::try_from(started.elapsed().as_millis()).unwrap() / ACCEPT_BACKOFF_MS + 4;
+        seconds.push((woken, tries));
+        woken < 2 * tries + 10
+    });
+    assert!(is_quiet, "wakeups and tries while nothing can be accepted: {seconds:?}");
     // When the first ones leave, the last ones get their turn.
     let mut last = peers.split_off(30);
     drop(peers);
@@ -158,21 +164,31 @@ fn a_killed_gateway_leaves_a_socket_that_the_next_one_replaces() {
 
 #[test]
 fn two_thousand_connections_come_and_go() {
+    // The gateway has raised the soft limit of this process to the hard one, and both ends of each connection are open here.
     let (directory, gateway) = start();
+    let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX) / 2;
+    let connections = usize::try_from(most.saturating_sub(100).min(2000)).unwrap();
+    assert!(connections >= 10, "only {most} connections can be open");
     for round in 0..2 {
-        let mut peers: Vec<RawPeer> = (0..2000).map(|_| RawPeer::connect(&directory.socket())).collect();
-        peers.iter_mut().enumerate().for_each(|(index, peer)| peer.register(&format!("peer-{index}")));
+        // Each says its name as soon as it is there: nobody is waited for longer than a REGISTER is.
+        let mut peers: Vec<RawPeer> = (0..connections)
+            .map(|index| {
+                let mut peer = RawPeer::connect(&directory.socket());
+                peer.register(&format!("peer-{index}"));
+                peer
+            })
+            .collect();
         for peer in &mut peers {
             assert_eq!(peer.receive()["type"], "REGISTER_ACK", "{}", peer.name);
         }
         for (index, peer) in peers.iter_mut().enumerate() {
-            peer.call("req", &format!("peer-{}", (index + 1) % 2000), json!(index));
+            peer.call("req", &format!("peer-{}", (index + 1) % connections), json!(index));
         }
         peers.rotate_left(1);
         for (index, callee) in peers.iter_mut().enumerate() {
             assert_eq!(callee.receive()["params"], index, "round {round}");
         }
-        assert_eq!(gateway.status().unwrap().in_flight, 2000);
+        assert_eq!(gateway.status().unwrap().in_flight, connections);
         drop(peers);
         until("all to be gone", || gateway.status().unwrap().peers == 0);
         let status = gateway.status().unwrap();

@@ -128,6 +128,11 @@ pub const QUEUE_CALLS_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub const QUEUE_BYTES_MAX: usize = 96 * 1024 * 1024;
 /// Outbound bytes of a client above which its calls are refused with `OVERLOADED`.
 pub const CLIENT_QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes that a client reads from a socket or a lane at once; of a lane, one record more.
+pub const CLIENT_READ_BYTES_MAX: usize = 256 * 1024;
+/// What a client hands out of what it has read shares the memory of that only if it is at least one of so many parts of it. Of smaller values it hands out
+/// copies: a program that keeps a few bytes keeps only them.
+pub const PINNED_PARTS_MAX: usize = 8;
 /// Room in a client's queue above that and one frame, for the small errors that replace results when there is no
 /// room for them, in bytes. Above it the connection is given up.
 pub const CLIENT_QUEUE_ERRORS_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -181,6 +186,8 @@ pub const PARKED_ANSWERS_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Bytes of a list in one answer of the gateway's own, at which it ends: making it takes the gateway's time, and asking is cheap. Lists of services
 /// that are longer are refused with `PAYLOAD_TOO_LARGE`; lists of events go on in the next answer.
 pub const INTROSPECTION_LIST_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Bytes of the names of services in one `status`, at which they end; it says how many it leaves out. Room for some ten thousand ordinary names.
+pub const STATUS_NAMES_BYTES_MAX: usize = 256 * 1024;
 /// Most services that `status` tells of that somebody waits for.
 pub const WAITED_FOR_SHOWN_MAX: usize = 64;
 /// Largest `params` of an introspection call, in encoded bytes.
@@ -239,7 +246,7 @@ pub const LINGER_MS: u64 = 2_000;
 /// Bytes that are read and thrown away from such a connection. A peer that writes one frame of twice the accepted size
 /// without reading can finish, and then read why it was refused.
 pub const LINGER_BYTES_MAX: usize = 2 * FRAME_BYTES_MAX;
-/// Most such connections; further ones are cut off at once.
+/// Most such connections; further ones are cut off at once. One user has at most its share ([`UID_SHARE_PERCENT`]) of what the others leave.
 pub const LINGERING_MAX: usize = 256;
 /// Memory that such connections hold for what is still to be written to them, in bytes; a connection that holds more is cut off at once.
 pub const LINGERING_QUEUED_BYTES_MAX: usize = 32 * 1024 * 1024;
@@ -253,6 +260,11 @@ pub const CLIENT_DRAIN_TIMEOUT_MS: u64 = 30_000;
 pub const COMMANDS_MAX: usize = 256;
 /// How long a gateway that hands over waits for the other one, in milliseconds. Nobody is served meanwhile; afterwards it goes on.
 pub const TAKEOVER_TIMEOUT_MS: u64 = 5_000;
+/// How long takeovers that fail may hold a gateway up in a row, in milliseconds: three that are waited for to the end. Who asks for another one is told how
+/// long that is to wait.
+pub const TAKEOVER_LOST_MS_MAX: u64 = 3 * TAKEOVER_TIMEOUT_MS;
+/// Of that, one part of so many of the time that passes is given back: the part of its time for which failed takeovers can hold a gateway up in the long run.
+pub const TAKEOVER_LOST_PARTS: u64 = 20;
 /// How long a gateway waits for the one that it has started to take over, in milliseconds: afterwards it would start another.
 pub const SUCCESSOR_TIMEOUT_MS: u64 = 30_000;
 /// How long a gateway that hands over waits until its service manager has heard of the new process, in milliseconds; and the new one for its end.

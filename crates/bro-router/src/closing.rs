@@ -63,7 +63,7 @@ impl Router {
 
     #[inline(never)]
     fn carry_out(&mut self, now: Now, out: &mut impl Outbox) {
-        self.revoke_lanes_if_watched(now, out);
+        self.revoke_unwanted_lanes(now, out);
         loop {
             if let Some((slot, reason)) = self.peers.doomed.pop() {
                 if self.peers.is_live(slot) {

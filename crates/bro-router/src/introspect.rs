@@ -11,13 +11,14 @@ use crate::takeover::TakeoverParams;
 use crate::view::{InstanceView, LoopView, ServiceView, WakeupView};
 use bro_proto::limits::{
     EVENTS_PER_POLL_MAX, GATEWAY_SERVICE, INTROSPECTION_LIST_BYTES_MAX, INTROSPECTION_PARAMS_BYTES_MAX, PING_METHOD,
-    WAITED_FOR_SHOWN_MAX,
+    STATUS_NAMES_BYTES_MAX, WAITED_FOR_SHOWN_MAX,
 };
 use bro_proto::v1::decode::to_json;
 use bro_proto::v1::encode::{Outcome, write_json_string};
 use bro_proto::v1::{Encoding, Payload};
 use bro_proto::{ErrorBody, ErrorCode, Now};
 use serde_json::Value;
+use std::num::NonZeroU64;
 
 /// A call to the gateway itself.
 pub(crate) struct Inquiry<'a> {
@@ -191,7 +192,7 @@ impl Router {
                     reads_to: number("format")?,
                     descriptors_max: number("descriptorsMax")?,
                 };
-                self.ask_for_takeover(inquiry, &asked)?;
+                self.ask_for_takeover(inquiry, &asked, now)?;
                 Ok(Reply::Later)
             }
             "reloadPolicy" => self.wish_for_policy(inquiry, now).map(|()| Reply::Later),
@@ -229,7 +230,7 @@ impl Router {
     }
 
     fn status(&self, asker: u32, now: Now) -> Vec<u8> {
-        let mut out = Vec::with_capacity(1024 + 32 * self.registry.len());
+        let mut out = Vec::with_capacity(4096);
         out.extend_from_slice(
             format!("{{\"running\":true,\"draining\":{},\"version\":", self.is_draining()).as_bytes(),
         );
@@ -241,6 +242,19 @@ impl Router {
         if let Some((uid, gid)) = self.user {
             out.extend_from_slice(format!(",\"uid\":{uid},\"gid\":{gid}").as_bytes());
         }
+        let mut names = Vec::new();
+        let (mut seen_len, mut shown_len) = (0_usize, 0);
+        for (_, service) in self.registry.iter().filter(|(_, service)| self.may_see(asker, &service.name)) {
+            // Those at the beginning, and not what happens to fit behind them.
+            if shown_len == seen_len && names.len() + service.name.len() <= STATUS_NAMES_BYTES_MAX {
+                if shown_len > 0 {
+                    names.push(b',');
+                }
+                write_json_string(&mut names, &service.name);
+                shown_len += 1;
+            }
+            seen_len += 1;
+        }
         let numbers = [
             ("uptimeMs", now.mono_ms().saturating_sub(self.started.mono_ms())),
             ("peers", self.peers.len() as u64),
@@ -251,10 +265,8 @@ impl Router {
             ("memoryMax", self.config.memory_max as u64),
             ("lanes", self.lanes.len() as u64),
             ("laneBytes", self.lane_bytes() as u64),
-            (
-                "connectedServices",
-                self.registry.iter().filter(|(_, service)| self.may_see(asker, &service.name)).count() as u64,
-            ),
+            ("connectedServices", seen_len as u64),
+            ("servicesOmitted", (seen_len - shown_len) as u64),
             ("policyRules", self.permissions.rules_len() as u64),
         ];
         for (name, number) in numbers {
@@ -265,13 +277,7 @@ impl Router {
             write_json_string(&mut out, file);
         }
         out.extend_from_slice(b",\"services\":[");
-        let seen = self.registry.iter().filter(|(_, service)| self.may_see(asker, &service.name));
-        for (at, (_, service)) in seen.enumerate() {
-            if at > 0 {
-                out.push(b',');
-            }
-            write_json_string(&mut out, &service.name);
-        }
+        out.extend_from_slice(&names);
         out.extend_from_slice(b"],\"users\":[");
         self.write_users(asker, &mut out);
         out.extend_from_slice(b"],\"waitedFor\":{");
@@ -324,7 +330,7 @@ impl Router {
             self.write_service(&mut out, index);
             if out.len() > limit {
                 let message = format!(
-                    "the list has more than {limit} bytes: take the names from `status` and ask for each by `service`"
+                    "the list has more than {limit} bytes: ask for each service by `service`; `status` has names"
                 );
                 return Err(ErrorBody::new(ErrorCode::PayloadTooLarge, message));
             }
@@ -342,7 +348,13 @@ impl Router {
         let view = self.instance_view(slot);
         out.extend_from_slice(b"{\"encoding\":");
         write_json_string(out, view.encoding.as_str());
-        let optional = [("pid", view.pid), ("uid", view.uid), ("gid", view.gid), ("poolIndex", view.pool_index)];
+        let optional = [
+            ("pid", view.pid.map(u64::from)),
+            ("pidfdId", view.pidfd_id.map(NonZeroU64::get)),
+            ("uid", view.uid.map(u64::from)),
+            ("gid", view.gid.map(u64::from)),
+            ("poolIndex", view.pool_index.map(u64::from)),
+        ];
         for (name, number) in optional.into_iter().filter_map(|(name, number)| Some((name, number?))) {
             out.extend_from_slice(format!(",\"{name}\":{number}").as_bytes());
         }
@@ -382,6 +394,7 @@ impl Router {
             lane_bytes: v2.map_or(0, |state| self.lanes.bytes_of(&state.lanes)),
             peer: self.peers.id(slot),
             pid: peer.identity.pid,
+            pidfd_id: peer.identity.pidfd_id,
             uid: peer.identity.uid,
             gid: peer.identity.gid,
             encoding: peer.encoding,

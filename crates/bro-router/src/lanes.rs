@@ -28,7 +28,7 @@ use slab::Slab;
 /// Which pairs of peers are offered lanes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LanePolicy {
-    /// None.
+    /// None. Those that there are, under the gateway before, are taken back.
     Off,
     /// Those that call each other much.
     #[default]
@@ -243,7 +243,7 @@ impl Router {
     pub(crate) fn handle_lane_ready(&mut self, slot: u32, number: u64, now: Now, out: &mut impl Outbox) {
         let index = match self.lanes.find(number) {
             Some(index) => index,
-            None if self.is_watched() || !self.has_lane_room(slot) || self.is_lane_list_full(slot) => {
+            None if self.has_no_lanes() || !self.has_lane_room(slot) || self.is_lane_list_full(slot) => {
                 self.send_lane_close(slot, number, CloseLane::Revoked, now, out);
                 return;
             }
@@ -325,9 +325,9 @@ impl Router {
         }
     }
 
-    /// While somebody watches single calls, all of them go through the gateway.
-    pub(crate) fn revoke_lanes_if_watched(&mut self, now: Now, out: &mut impl Outbox) {
-        if self.lanes.len() == 0 || !self.is_watched() {
+    /// While somebody watches single calls, all of them go through the gateway; with [`LanePolicy::Off`] they always do.
+    pub(crate) fn revoke_unwanted_lanes(&mut self, now: Now, out: &mut impl Outbox) {
+        if self.lanes.len() == 0 || !self.has_no_lanes() {
             return;
         }
         let indices: Vec<u32> = self.lanes.iter().map(|(index, _)| index).collect();
@@ -353,6 +353,11 @@ impl Router {
         for index in indices {
             self.close_lane(index, None, CloseLane::Revoked, now, out);
         }
+    }
+
+    /// Whether every call is to come by here.
+    pub(crate) fn has_no_lanes(&self) -> bool {
+        self.config.lanes == LanePolicy::Off || self.is_watched()
     }
 
     /// Whether somebody wants to know of single calls.

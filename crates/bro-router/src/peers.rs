@@ -19,6 +19,7 @@ use bro_proto::limits::PEER_CHARGE_BYTES;
 use bro_proto::timer::TimerId;
 use bro_proto::v1::Encoding;
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 
 /// No slot, no index, the end of a list.
 pub(crate) const NIL: u32 = u32::MAX;
@@ -30,6 +31,9 @@ pub(crate) const UNPOOLED: u8 = u8::MAX;
 pub struct PeerIdentity {
     /// Process id, where known.
     pub pid: Option<u32>,
+    /// The number that the kernel gives to this process and, as long as it runs, to no other, where known: unlike a process id it is not
+    /// given again, and it tells processes of different namespaces apart.
+    pub pidfd_id: Option<NonZeroU64>,
     /// User id, where known.
     pub uid: Option<u32>,
     /// Group id, where known.
@@ -37,10 +41,14 @@ pub struct PeerIdentity {
 }
 
 impl PeerIdentity {
-    /// Whether both can be the same process of the same user. One of which the kernel tells no process id is another one than one of which it
-    /// does; two of which it tells none can be the same.
+    /// Whether both can be the same process of the same user. Where the kernel has numbers of processes that are not given again, these say
+    /// so. Elsewhere, one of which it tells no process id is another one than one of which it does; two of which it tells none can be the same.
     pub(crate) fn matches(&self, other: &PeerIdentity) -> bool {
-        self.pid == other.pid && self.uid == other.uid
+        let is_same_process = match (self.pidfd_id, other.pidfd_id) {
+            (Some(own), Some(others)) => own == others,
+            _ => self.pid == other.pid,
+        };
+        is_same_process && self.uid == other.uid
     }
 }
 
@@ -128,7 +136,6 @@ pub(crate) struct Peer {
     pub(crate) kept_bytes: usize,
     /// Monotonic milliseconds when the driver last had more or less to keep.
     pub(crate) kept_since_ms: u64,
-    pub(crate) pool_index: u8,
     pub(crate) identity: PeerIdentity,
     /// What it may do; `None` is everything. A restricted peer has no `last_route`: each of its calls is decided on.
     pub(crate) restriction: Option<Box<Restriction>>,
@@ -139,6 +146,7 @@ pub(crate) struct Peer {
     pub(crate) partial_timer: Option<TimerId>,
     /// May outlive the queue: it looks again when it fires, so that busy peers start no timer per frame.
     pub(crate) stall_timer: Option<TimerId>,
+    pub(crate) pool_index: u8,
 }
 
 impl Peer {

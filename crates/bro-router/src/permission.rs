@@ -154,18 +154,12 @@ impl Router {
 impl Router {
     /// What a new connection may do, or why it is refused.
     pub(crate) fn restriction_of(
-        &mut self,
+        &self,
         identity: &PeerIdentity,
         groups: &[u32],
-        now: Now,
-        out: &mut impl Outbox,
     ) -> Result<Option<Box<Restriction>>, ErrorBody> {
         match self.access_of(identity, groups) {
-            Access::Nothing => {
-                let error = denial(identity, "use this gateway");
-                self.note_denied(None, &error, now, out);
-                Err(error)
-            }
+            Access::Nothing => Err(denial(identity, "use this gateway")),
             Access::Some(rights) => Ok(Some(restriction(rights))),
             Access::Everything => Ok(None),
         }

@@ -3,6 +3,7 @@
 use crate::accounts::{Resource, Shortage};
 use crate::calls::Side;
 use crate::event::CloseReason;
+use crate::outbox::Outbox;
 use crate::peers::{NIL, Peers};
 use crate::router::Router;
 use bro_proto::limits::{
@@ -34,13 +35,37 @@ impl Router {
                 return Err(self.refuse_short(shortage, now));
             }
         }
-        if !self.peers.accounts.take_token(account, now.mono_ms()) {
-            let (burst, rate) = (self.config.connect_burst, self.config.connect_rate_per_s);
-            return exhausted(format!(
-                "this user opens more than {burst} connections at once, or {rate} a second: wait"
-            ));
-        }
+        self.take_token(account, now)?;
         Ok(account)
+    }
+
+    /// A connection is denied. Whoever opens many of those is told of its rate instead, as all others are, and operators are told of no more than
+    /// that rate lets through.
+    #[cold]
+    pub(crate) fn rate_denied(
+        &mut self,
+        uid: Option<u32>,
+        denied: ErrorBody,
+        now: Now,
+        out: &mut impl Outbox,
+    ) -> ErrorBody {
+        let token = self.peers.accounts.open(uid, now.mono_ms()).map(|account| self.take_token(account, now));
+        match token {
+            Some(Err(too_fast)) => too_fast,
+            Some(Ok(())) | None => {
+                self.note_denied(None, &denied, now, out);
+                denied
+            }
+        }
+    }
+
+    fn take_token(&mut self, account: u32, now: Now) -> Result<(), ErrorBody> {
+        if self.peers.accounts.take_token(account, now.mono_ms()) {
+            return Ok(());
+        }
+        let (burst, rate) = (self.config.connect_burst, self.config.connect_rate_per_s);
+        let message = format!("this user opens more than {burst} connections at once, or {rate} a second: wait");
+        Err(ErrorBody::new(ErrorCode::ResourceExhausted, message))
     }
 
     /// Whether the user of a peer may have so much more of something.

@@ -15,7 +15,7 @@ use crate::peers::{NIL, PeerIdentity, Peers};
 use crate::permission::Permissions;
 use crate::registry::Registry;
 use crate::report::Reporter;
-use crate::takeover::TakeoverRequest;
+use crate::takeover::{LostTime, TakeoverRequest};
 use crate::timers::{Timer, Timers};
 use crate::view::LoopView;
 use bro_proto::frame::FrameError;
@@ -69,6 +69,7 @@ pub struct Router {
     pub(crate) roots: u64,
     /// Of a gateway that wants to take over, until the driver looks.
     pub(crate) takeover_request: Option<TakeoverRequest>,
+    pub(crate) takeover_lost: LostTime,
 }
 
 impl Router {
@@ -97,6 +98,7 @@ impl Router {
             scratch: Vec::new(),
             roots: 0,
             takeover_request: None,
+            takeover_lost: LostTime::default(),
             hasher,
             config,
         }
@@ -152,9 +154,13 @@ impl Router {
         if self.phase != Phase::Running {
             return Err(ErrorBody::new(ErrorCode::ShuttingDown, "the gateway is shutting down: connect again later"));
         }
-        let restriction = self.restriction_of(&identity, groups, now, out)?;
-        let account = match self.admit_connection(identity.uid, now) {
-            Ok(account) => account,
+        let admitted = match self.restriction_of(&identity, groups) {
+            Ok(restriction) => self.admit_connection(identity.uid, now).map(|account| (account, restriction)),
+            Err(denied) => Err(self.rate_denied(identity.uid, denied, now, out)),
+        };
+        let (account, restriction) = match admitted {
+            Ok(admitted) => admitted,
+            Err(error) if error.code == Some(ErrorCode::PermissionDenied) => return Err(error),
             Err(error) => {
                 self.counters.connections_refused += 1;
                 self.settle(now, out);

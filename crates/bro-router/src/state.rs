@@ -15,6 +15,7 @@ pub(crate) mod router;
 
 use crate::counters::Counters;
 use serde::{Deserialize, Serialize};
+use std::num::NonZeroU64;
 
 #[cfg(doc)]
 use crate::Router;
@@ -164,6 +165,9 @@ pub struct PeerState {
     pub pool_index: Option<u8>,
     /// Process id by peer credentials.
     pub pid: Option<u32>,
+    /// The kernel's number of this process.
+    #[serde(default)]
+    pub pidfd_id: Option<NonZeroU64>,
     /// User id by peer credentials.
     pub uid: Option<u32>,
     /// Group id by peer credentials.

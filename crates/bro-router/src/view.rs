@@ -2,6 +2,7 @@
 
 use crate::outbox::PeerId;
 use bro_proto::v1::Encoding;
+use std::num::NonZeroU64;
 
 /// A registered service.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +36,8 @@ pub struct InstanceView {
     pub lane_bytes: usize,
     /// Process id by peer credentials, where known.
     pub pid: Option<u32>,
+    /// The kernel's number of this process, where known; see [`PeerIdentity::pidfd_id`](crate::PeerIdentity::pidfd_id).
+    pub pidfd_id: Option<NonZeroU64>,
     /// User id by peer credentials, where known.
     pub uid: Option<u32>,
     /// Group id by peer credentials, where known.

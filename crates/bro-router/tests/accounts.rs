@@ -2,6 +2,8 @@
 
 mod support;
 
+use bro_policy::Policy;
+use bro_proto::ErrorCode;
 use bro_proto::limits::CROWDED_CALLS_PER_PEER_MAX;
 use bro_proto::v1::Encoding;
 use bro_router::{CloseReason, PeerId, PeerIdentity, RouterConfig, UserView};
@@ -9,7 +11,7 @@ use serde_json::{Value, json};
 use support::{Gateway, answer, code};
 
 fn of_user(uid: u32) -> PeerIdentity {
-    PeerIdentity { pid: Some(1000 + uid), uid: Some(uid), gid: None }
+    PeerIdentity { pid: Some(1000 + uid), uid: Some(uid), ..PeerIdentity::default() }
 }
 
 fn service_of(gateway: &mut Gateway, uid: u32, name: &str) -> PeerId {
@@ -74,6 +76,27 @@ fn connections_are_counted_by_user_and_in_time() {
     let too_many = connect(&mut gateway, 1).unwrap_err();
     assert!(too_many.message.contains("12 connections"), "{}", too_many.message);
     assert_eq!((user(&gateway, 1).connections, gateway.router.counters().connections_refused), (12, 2));
+    gateway.router.check_invariants();
+}
+
+/// A user of whom no rule speaks was denied as often as it connected, and each time operators were told.
+#[test]
+fn who_is_denied_is_rated_as_all_others_are() {
+    let config = RouterConfig { connect_burst: 10, connect_rate_per_s: 2, ..RouterConfig::default() };
+    let mut gateway = Gateway::with(config);
+    gateway.router.set_policy(Policy::only_user(1), None, |_| &[], None, gateway.now, &mut gateway.orders);
+    let connect =
+        |gateway: &mut Gateway, uid| gateway.router.handle_connect(of_user(uid), gateway.now, &mut gateway.orders);
+    let refusals = |gateway: &mut Gateway| {
+        let codes = (0..15).map(|_| connect(gateway, 2).expect_err("no rule speaks of it").code);
+        codes.filter(|code| *code == Some(ErrorCode::PermissionDenied)).count()
+    };
+    assert_eq!(refusals(&mut gateway), 10, "a burst is told what is wrong, and the rest that it is too much");
+    gateway.pass(1000);
+    assert_eq!(refusals(&mut gateway), 2);
+    let counters = gateway.router.counters();
+    assert_eq!((counters.permission_denied, counters.connections_refused), (12, 18));
+    connect(&mut gateway, 1).expect("others are none the worse");
     gateway.router.check_invariants();
 }
 

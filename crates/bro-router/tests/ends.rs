@@ -1,5 +1,6 @@
 //! Calls that end together: no input ends more than it may, and each ends as it would have, once, whatever comes in between.
 
+#![allow(clippy::cast_possible_truncation, reason = "small numbers")]
 mod support;
 
 use bro_proto::ErrorCode;

@@ -3,11 +3,12 @@
 mod support;
 
 use bro_proto::limits::{
-    INTROSPECTION_LIST_BYTES_MAX, PARKED_ANSWERS_BYTES_MAX, PARKED_MAX, PARKED_PER_PEER_MAX, UID_SHARE_PERCENT,
-    WAITED_FOR_SHOWN_MAX, WATCH_LEASE_MS,
+    INTROSPECTION_LIST_BYTES_MAX, PARKED_ANSWERS_BYTES_MAX, PARKED_MAX, PARKED_PER_PEER_MAX, STATUS_NAMES_BYTES_MAX,
+    TAKEOVER_LOST_MS_MAX, TAKEOVER_LOST_PARTS, TAKEOVER_TIMEOUT_MS, UID_SHARE_PERCENT, WAITED_FOR_SHOWN_MAX,
+    WATCH_LEASE_MS,
 };
 use bro_proto::v1::Encoding::{Json, Msgpack};
-use bro_router::EventMask;
+use bro_router::{EventMask, RouterConfig};
 use serde_json::{Value, json};
 use support::{Gateway, answer, code};
 
@@ -283,6 +284,83 @@ fn wordy(gateway: &mut Gateway, name: &str) {
     let peer = gateway.connect();
     gateway.send_json(peer, &json!({"type": "REGISTER", "serviceName": name, "methods": methods}));
     assert_eq!(gateway.take_one(peer)["type"], "REGISTER_ACK");
+}
+
+/// Forty-nine thousand names made twelve megabytes, a twentieth of a second of everybody's time, as often as they were asked for.
+#[test]
+fn names_of_very_many_services_end_and_say_how_many_are_left_out() {
+    let mut gateway = Gateway::new();
+    let order = gateway.service("order", Json);
+    let ordinary = gateway.ask(order, "status", json!({}))["data"].clone();
+    assert_eq!((&ordinary["connectedServices"], &ordinary["servicesOmitted"]), (&json!(1), &json!(0)));
+    let name = |number: usize| format!("{number:0>250}");
+    let fitting = STATUS_NAMES_BYTES_MAX / 250;
+    for number in 0..fitting + 100 {
+        gateway.service(&name(number), Json);
+    }
+    let status = gateway.ask(order, "status", json!({}))["data"].clone();
+    let shown = status["services"].as_array().expect("a list").len();
+    let omitted = status["servicesOmitted"].as_u64().expect("a number");
+    assert!((fitting - 20..=fitting).contains(&shown), "{shown} of {fitting}");
+    assert_eq!(status["connectedServices"], json!(fitting + 101));
+    assert_eq!(shown as u64 + omitted, fitting as u64 + 101);
+    assert_eq!(status["services"][1], json!(name(0)), "the first ones are there");
+    let bytes = status["services"].to_string().len();
+    assert!(bytes < STATUS_NAMES_BYTES_MAX + 1024, "{bytes}");
+}
+
+/// Who registers, asks for everything and stands still holds everybody up for as long as it is waited for; it could do so again at once.
+#[test]
+fn takeovers_that_come_to_nothing_hold_it_up_for_a_bounded_part_of_the_time() {
+    let mut gateway = Gateway::with(RouterConfig { hands_over: true, ..RouterConfig::default() });
+    let asker = gateway.service("asker", Json);
+    let ask = |gateway: &mut Gateway| {
+        let mut call = gateway.call("t", "asker", "bro.gateway");
+        call["method"] = json!("takeover");
+        call["params"] = json!({"format": 1, "readsFrom": 1, "descriptorsMax": 1000});
+        gateway.send_json(asker, &call);
+        match gateway.router.take_takeover_request() {
+            Some(_) => None,
+            None => Some(gateway.take_one(asker)["error"].clone()),
+        }
+    };
+    let fail = |gateway: &mut Gateway, lost_us: u64| {
+        gateway.router.handle_takeover_failed(lost_us, gateway.now);
+    };
+    let whole_us = TAKEOVER_TIMEOUT_MS * 1000;
+    for _ in 0..TAKEOVER_LOST_MS_MAX / TAKEOVER_TIMEOUT_MS {
+        assert_eq!(ask(&mut gateway), None, "who tries again at once may");
+        fail(&mut gateway, whole_us);
+    }
+    let refused = ask(&mut gateway).expect("it has held everybody up long enough");
+    let wait_ms = TAKEOVER_TIMEOUT_MS * TAKEOVER_LOST_PARTS;
+    let message = refused["message"].as_str().expect("a text");
+    assert_eq!(refused["code"], "RESOURCE_EXHAUSTED");
+    assert!(message.contains(&format!("again in {wait_ms} ms")), "{message}");
+    // In the long run it is one part of so many.
+    let (begun, mut failed) = (gateway.now.mono_ms(), 0);
+    let pass = |gateway: &mut Gateway| {
+        gateway.pass(1000);
+        gateway.send_json(asker, &json!({"type": "HEARTBEAT", "serviceName": "asker"}));
+    };
+    for _ in 0..3600 {
+        pass(&mut gateway);
+        if ask(&mut gateway).is_none() {
+            fail(&mut gateway, whole_us);
+            failed += 1;
+        }
+    }
+    let passed_ms = gateway.now.mono_ms() - begun;
+    assert_eq!(failed, passed_ms / wait_ms);
+    // Those that end at once cost next to nothing.
+    for _ in 0..wait_ms / 1000 {
+        pass(&mut gateway);
+    }
+    for _ in 0..100 {
+        pass(&mut gateway);
+        assert_eq!(ask(&mut gateway), None);
+        fail(&mut gateway, 3000);
+    }
 }
 
 /// A question of a hundred bytes made the gateway write thirty megabytes, a seventh of a second of everybody's time, as often as it was asked.

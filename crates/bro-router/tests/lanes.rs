@@ -26,7 +26,7 @@ impl Gateway {
     }
 
     fn lane_peer_of(&mut self, uid: u32, name: &str, to: &str) -> PeerId {
-        let peer = self.connect_as(PeerIdentity { pid: Some(7), uid: Some(uid), gid: None });
+        let peer = self.connect_as(PeerIdentity { pid: Some(7), uid: Some(uid), ..PeerIdentity::default() });
         let metadata = json!({"bro": {"v": 2, "lanes": true}});
         self.send_json(peer, &json!({"type": "REGISTER", "serviceName": name, "methods": [], "metadata": metadata}));
         self.take_frames(peer);
@@ -250,6 +250,27 @@ fn a_new_gateway_is_told_of_lanes_that_are_in_use() {
         gateway.say(order, FrameKind::LaneReady, 1000 + number);
     }
     assert_eq!(gateway.router.lanes_len(), LANES_PER_PEER_MAX, "what a peer tells is bounded");
+}
+
+/// A gateway without lanes has none by inheritance either.
+#[test]
+fn without_lanes_those_of_the_gateway_before_are_taken_back() {
+    let mut gateway = gateway(LanePolicy::Auto);
+    let (order, user, lane) = gateway.open_lane();
+    let exported = gateway.router.export(gateway.now);
+    let config = RouterConfig { lanes: LanePolicy::Off, ..RouterConfig::default() };
+    gateway.router = Router::import(config, exported, gateway.now).expect("another gateway can take over");
+    let now = gateway.now;
+    gateway.router.set_events(EventMask::NONE);
+    gateway.router.handle_time(now, &mut gateway.orders);
+    for peer in [order, user] {
+        assert_eq!(gateway.told(peer), [(FrameKind::LaneClose, lane, Some(CloseLane::Revoked))]);
+    }
+    // Nor by what peers tell that had one under a gateway that was killed.
+    gateway.say(order, FrameKind::LaneReady, 77);
+    assert_eq!(gateway.told(order), [(FrameKind::LaneClose, 77, Some(CloseLane::Revoked))]);
+    assert_eq!(gateway.router.lanes_len(), 0);
+    gateway.router.check_invariants();
 }
 
 #[test]

@@ -50,7 +50,7 @@ impl Gateway {
     }
 
     fn connect_uid(&mut self, uid: u32) -> PeerId {
-        self.connect_as(PeerIdentity { pid: Some(7), uid: Some(uid), gid: Some(uid) })
+        self.connect_as(PeerIdentity { pid: Some(7), uid: Some(uid), gid: Some(uid), ..PeerIdentity::default() })
     }
 
     fn service_of(&mut self, uid: u32, name: &str) -> PeerId {
@@ -109,8 +109,8 @@ impl Gateway {
 fn who_no_rule_speaks_of_is_not_let_in() {
     let mut gateway = Gateway::ruled_by(RULES);
     for identity in [
-        PeerIdentity { pid: Some(7), uid: Some(4711), gid: Some(OWN) },
-        PeerIdentity { pid: Some(7), uid: None, gid: Some(0) },
+        PeerIdentity { pid: Some(7), uid: Some(4711), gid: Some(OWN), ..PeerIdentity::default() },
+        PeerIdentity { pid: Some(7), uid: None, gid: Some(0), ..PeerIdentity::default() },
         PeerIdentity::default(),
     ] {
         let refused = gateway.router.handle_connect(identity, gateway.now, &mut gateway.orders).unwrap_err();
@@ -127,7 +127,7 @@ fn who_no_rule_speaks_of_is_not_let_in() {
 fn without_rules_only_the_gateways_own_user_and_root_are_let_in() {
     let mut gateway = Gateway::new();
     gateway.router.set_policy(Policy::only_user(OWN), None, |_| &[], None, gateway.now, &mut gateway.orders);
-    let identity = PeerIdentity { pid: None, uid: Some(WEB), gid: None };
+    let identity = PeerIdentity { pid: None, uid: Some(WEB), ..PeerIdentity::default() };
     assert!(gateway.router.handle_connect(identity, gateway.now, &mut gateway.orders).is_err());
     let (own, root) = (gateway.service_of(OWN, "own"), gateway.service_of(0, "root"));
     gateway.call_method(own, "root", "anything");
@@ -140,7 +140,7 @@ fn without_rules_only_the_gateways_own_user_and_root_are_let_in() {
 fn groups_of_a_peer_give_it_rights_too() {
     let mut gateway = Gateway::ruled_by("[[rules]]\ngroups = [77]\nown = [\"ops.*\"]");
     assert!(gateway.router.knows_groups());
-    let identity = PeerIdentity { pid: Some(7), uid: Some(WEB), gid: Some(1) };
+    let identity = PeerIdentity { pid: Some(7), uid: Some(WEB), gid: Some(1), ..PeerIdentity::default() };
     let (now, orders) = (gateway.now, &mut gateway.orders);
     assert!(gateway.router.handle_connect_in_groups(identity, &[3, 4], now, orders).is_err());
     let peer = gateway.router.handle_connect_in_groups(identity, &[3, 77], now, orders).unwrap();

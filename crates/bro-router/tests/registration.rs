@@ -6,6 +6,7 @@ use bro_proto::frame::FrameError;
 use bro_proto::v1::Encoding::{Json, Msgpack};
 use bro_router::{CloseReason, PeerIdentity, RouterConfig};
 use serde_json::{Value, json};
+use std::num::NonZeroU64;
 use support::{Gateway, answer, code};
 
 fn register(name: &str) -> Value {
@@ -118,12 +119,13 @@ fn a_pool_is_joined_only_by_its_own() {
     let mut gateway = Gateway::new();
     let first = gateway.connect();
     gateway.send_json(first, &pooled("pool", 0, 3));
-    let own = PeerIdentity { pid: Some(7), uid: Some(8), gid: None };
+    let own = PeerIdentity { pid: Some(7), uid: Some(8), ..PeerIdentity::default() };
     let other_process = PeerIdentity { pid: Some(9), ..own };
     let other_user = PeerIdentity { uid: Some(9), ..own };
     // Of a process id namespace that the gateway does not see. One of another user or of an unknown one is nobody's, either.
     let elsewhere = PeerIdentity { pid: None, ..own };
     let unknown = PeerIdentity::default();
+    let numbered = |pid, number| PeerIdentity { pid, pidfd_id: NonZeroU64::new(number), ..own };
     let cases = [
         (own, pooled("pool", 0, 3), false),
         (own, pooled("pool", 1, 4), false),
@@ -138,6 +140,15 @@ fn a_pool_is_joined_only_by_its_own() {
         (own, pooled("far", 1, 2), false),
         (PeerIdentity { uid: Some(9), ..elsewhere }, pooled("far", 1, 2), false),
         (elsewhere, pooled("far", 1, 2), true),
+        // Where processes have numbers that are not given again, these decide: a process id may have been given anew, or be of a namespace.
+        (numbered(Some(7), 50), pooled("numbered", 0, 4), true),
+        (numbered(Some(7), 51), pooled("numbered", 1, 4), false),
+        (numbered(Some(7), 50), pooled("numbered", 1, 4), true),
+        (PeerIdentity { uid: Some(9), ..numbered(Some(7), 50) }, pooled("numbered", 2, 4), false),
+        (own, pooled("numbered", 2, 4), true),
+        (numbered(None, 52), pooled("contained", 0, 2), true),
+        (numbered(None, 53), pooled("contained", 1, 2), false),
+        (numbered(None, 52), pooled("contained", 1, 2), true),
     ];
     for (identity, message, is_welcome) in cases {
         let peer = gateway.connect_as(identity);

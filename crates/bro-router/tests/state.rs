@@ -10,6 +10,7 @@ use bro_proto::v2::{self, CancelReason};
 use bro_router::state::{CallerIdState, ImportError, RouterState};
 use bro_router::{CloseReason, EventMask, LanePolicy, PeerId, PeerIdentity, Router, RouterConfig};
 use serde_json::{Value, json};
+use std::num::NonZeroU64;
 use support::v2_peers::{draft, section};
 use support::{Gateway, START, answer, frame};
 
@@ -37,7 +38,8 @@ fn scene() -> Scene {
     gateway.disconnect(gone);
     let order = gateway.service("order", Encoding::Json);
     let user = gateway.service("user", Encoding::Msgpack);
-    let cart = gateway.connect_as(PeerIdentity { pid: Some(70), uid: Some(8), gid: Some(9) });
+    let pidfd_id = NonZeroU64::new(7000);
+    let cart = gateway.connect_as(PeerIdentity { pid: Some(70), pidfd_id, uid: Some(8), gid: Some(9) });
     gateway.register_v2(cart, "cart", &["stock", "user", "bro.gateway"]);
     let stock = [0, 1].map(|index| {
         let peer = gateway.connect();

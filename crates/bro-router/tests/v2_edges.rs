@@ -75,7 +75,7 @@ fn an_error_of_version_1_outgrew_a_frame() {
 #[test]
 fn a_call_of_a_member_of_version_1_was_taken_for_a_parent() {
     let mut gateway = Gateway::new();
-    let identity = PeerIdentity { pid: Some(7), uid: Some(8), gid: None };
+    let identity = PeerIdentity { pid: Some(7), uid: Some(8), ..PeerIdentity::default() };
     let [old, new] = [0, 1].map(|index| {
         let peer = gateway.connect_as(identity);
         let mut metadata = json!({"poolSize": 2, "poolIndex": index});

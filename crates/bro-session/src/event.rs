@@ -5,6 +5,7 @@ use crate::conns::ConnId;
 use crate::context::RequestContext;
 use crate::requests::{RequestId, RequestKey};
 use bro_proto::error::{ErrorBody, ErrorCode};
+use bro_proto::limits::{CLIENT_READ_BYTES_MAX, PINNED_PARTS_MAX};
 use bro_proto::v1::{Encoding, Payload};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -135,7 +136,8 @@ pub struct Request {
 
 /// A value in one of the two encodings, not parsed; one whole, well-formed value, unless the driver wanted to see to that itself
 /// ([`crate::SessionConfig::checks_payloads`]). Usually a slice of the chunk it was read from, which stays in
-/// memory as long as the slice.
+/// memory as long as the slice: a driver that hands it to the program has to copy what is little of the memory that it reads into
+/// ([`PINNED_PARTS_MAX`]). The session itself does so only where the chunk, or the frame, is larger than [`CLIENT_READ_BYTES_MAX`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnedPayload {
     /// How `bytes` are encoded.
@@ -145,14 +147,12 @@ pub struct OwnedPayload {
 }
 
 impl OwnedPayload {
-    /// Keeps a part of a frame: without copying when it lies in `chunk`.
+    /// Keeps a part of a frame: without copying when it lies in `chunk`, unless that is larger than usual and it is little of it.
     pub(crate) fn keep(encoding: Encoding, part: &[u8], chunk: &Bytes) -> Self {
         let whole = chunk.as_ptr_range();
-        let bytes = if whole.start <= part.as_ptr() && part.as_ptr_range().end <= whole.end {
-            chunk.slice_ref(part)
-        } else {
-            Bytes::copy_from_slice(part)
-        };
+        let lies_in_chunk = whole.start <= part.as_ptr() && part.as_ptr_range().end <= whole.end;
+        let pins_much = chunk.len() > CLIENT_READ_BYTES_MAX && part.len() < chunk.len() / PINNED_PARTS_MAX;
+        let bytes = if lies_in_chunk && !pins_much { chunk.slice_ref(part) } else { Bytes::copy_from_slice(part) };
         Self { encoding, bytes }
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 
 /// How long a future may take before that counts as a hang.
-const WAIT: Duration = Duration::from_secs(60);
+const WAIT: Duration = Duration::from_secs(240);
 
 /// Runs a test body on a runtime with two threads. A body that hangs fails.
 pub fn block_on<T>(body: impl Future<Output = T>) -> T {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// How long a process may take to accept connections, or to end, before that counts as a failure.
-const PROCESS_WAIT: Duration = Duration::from_secs(30);
+const PROCESS_WAIT: Duration = Duration::from_secs(120);
 /// How often a condition outside this process is looked at again.
 const POLL: Duration = Duration::from_millis(2);
 
@@ -37,6 +37,8 @@ pub struct GatewayOptions {
     pub connections_per_uid_max: Option<usize>,
     /// `--debug`.
     pub debug: bool,
+    /// Another program instead of `bro gateway`, with its first arguments. It must take those of `bro gateway` that are set here.
+    pub program: Option<(PathBuf, Vec<String>)>,
 }
 
 impl GatewayOptions {
@@ -51,8 +53,19 @@ impl GatewayOptions {
     }
 
     fn command(&self, socket_path: &Path) -> Command {
-        let mut command = Command::new(bro_path());
-        command.arg("gateway").arg("--socket").arg(socket_path);
+        let mut command = match &self.program {
+            None => {
+                let mut command = Command::new(bro_path());
+                command.arg("gateway");
+                command
+            }
+            Some((path, arguments)) => {
+                let mut command = Command::new(path);
+                command.args(arguments);
+                command
+            }
+        };
+        command.arg("--socket").arg(socket_path);
         for (flag, value) in [
             ("--heartbeat-interval", self.heartbeat_interval_ms),
             ("--register-timeout", self.register_timeout_ms),
@@ -199,7 +212,10 @@ impl TempGateway {
     /// Resident memory in KiB, from `/proc`.
     pub fn memory_kib(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the gateway has a status");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a live process has VmRSS");
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .expect("the gateway has ended: it has no VmRSS");
         line.trim().trim_end_matches(" kB").parse().expect("VmRSS is a number of kB")
     }
 

@@ -7,6 +7,7 @@
 //! - [`old_gateway`]: [`OldGateway`], a gateway that behaves as the old library's does, faults included.
 //! - [`client`]: our own client, as tests start it.
 //! - [`succession`]: a gateway that is replaced by others while it is used.
+//! - [`stage`]: gateways that are started by hand on one socket, each with arguments of its own.
 //! - [`mix`]: running one test body over every pair of encodings.
 //! - [`watchdog`]: what ends a hang.
 //!
@@ -18,6 +19,7 @@ pub mod gateway;
 pub mod mix;
 pub mod old_gateway;
 pub mod peer;
+pub mod stage;
 pub mod succession;
 pub mod watchdog;
 

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 /// How long a single test may take before it counts as hung. Far beyond what any of them needs.
-const TEST_LIMIT: Duration = Duration::from_secs(180);
+const TEST_LIMIT: Duration = Duration::from_secs(300);
 
 /// Ends the process, saying which test hung, unless it is dropped in time.
 #[derive(Debug)]

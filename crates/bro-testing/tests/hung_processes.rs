@@ -71,9 +71,12 @@ fn a_stopped_callee_is_given_up_and_comes_back_when_it_goes_on() {
         caller.expect_nothing_before_now();
         callee.freeze();
         let after: Vec<_> = (0..10).map(|_| caller.start_call("hung", "echo", json!(1))).collect();
-        let ids: Vec<String> = before.into_iter().chain(after).collect();
+        let ids: Vec<String> = before.iter().chain(&after).cloned().collect();
         for answer in answers_to(&mut caller, &ids) {
-            assert_eq!(answer["error"]["code"], "CONNECTION_LOST", "{role}: {answer}");
+            let code = answer["error"]["code"].as_str().unwrap_or_default();
+            // Where it took too long to make the last calls, it was given up already.
+            let is_late = code == "SERVICE_NOT_FOUND" && after.iter().any(|id| answer["id"] == **id);
+            assert!(code == "CONNECTION_LOST" || is_late, "{role}: {answer}");
         }
         // Taken out: nobody is sent there any more, and another may have the name.
         assert_eq!(caller.call("hung", "echo", json!(1))["error"]["code"], "SERVICE_NOT_FOUND");

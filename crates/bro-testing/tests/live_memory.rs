@@ -188,9 +188,14 @@ fn programs_with_lanes(gateway: &Gateway) {
 fn unanswered_calls(gateway: &Gateway) {
     let mut callee = V1Peer::register(gateway.socket_path(), Encoding::Msgpack, "user", &["get"]);
     let mut caller = V1Peer::register(gateway.socket_path(), Encoding::Msgpack, "order", &[]);
-    for number in 0..500 {
-        let context = caller.old_context(if number < 20 { 20 } else { 60_000 });
-        caller.start_call_with("user", "get", json!({}), context);
+    for _ in 0..20 {
+        caller.start_short_call(|caller, timeout_ms| {
+            let context = caller.old_context(timeout_ms);
+            caller.start_call_with("user", "get", json!({}), context)
+        });
+    }
+    for _ in 20..500 {
+        caller.start_call("user", "get", json!({}));
     }
     let calls: Vec<Value> = (0..500).map(|_| callee.expect_call()).collect();
     for _ in 0..20 {

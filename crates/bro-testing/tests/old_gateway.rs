@@ -102,8 +102,8 @@ fn a_callee_that_dies_ends_the_call_by_its_timeout() {
             let gateway = OldGateway::start(encoding);
             let mut callee = V1Peer::register(gateway.socket_path(), encoding, "user", &["find"]);
             let order = builder("order", gateway.socket_path(), encoding).pool_size(pool_size);
-            let order =
-                order.timeout(Duration::from_millis(300)).connect().await.expect("the old gateway registers us");
+            // Long enough for the call to arrive.
+            let order = order.timeout(Duration::from_secs(2)).connect().await.expect("the old gateway registers us");
             let call = start_call(&order, "user", "find", json!({}));
             tokio::task::block_in_place(|| callee.expect_call());
             drop(callee);

@@ -1,5 +1,6 @@
 //! `bro gateway` replaced by `bro gateway`, as processes, while programs of every kind are connected.
 
+use bro_proto::limits::{TAKEOVER_LOST_MS_MAX, TAKEOVER_TIMEOUT_MS};
 use bro_testing::client::{block_on, builder, start_call};
 use bro_testing::gateway::{bro_path, wait_for_exit, wait_until};
 use bro_testing::succession::Succession;
@@ -7,7 +8,6 @@ use bro_testing::{Encoding, GatewayOptions, V1Peer, for_each_mix};
 use ipc_bro::{Client, Error};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -150,6 +150,31 @@ fn what_cannot_have_it_is_told_why_and_the_gateway_goes_on() {
     gateway.stop();
 }
 
+/// It could hold everybody up for as long as a takeover is waited for, as often as it liked.
+#[test]
+fn who_asks_and_stands_still_is_soon_refused() {
+    let gateway = GatewayOptions::default().start();
+    let path = gateway.socket_path();
+    let mut caller = V1Peer::register(path, Encoding::Json, "caller", &[]);
+    let params = json!({"format": 1, "readsFrom": 1, "descriptorsMax": 1000});
+    let mut stalled = Vec::new();
+    for number in 0..TAKEOVER_LOST_MS_MAX / TAKEOVER_TIMEOUT_MS {
+        let mut asker = V1Peer::register(path, Encoding::Json, &format!("asker-{number}"), &[]);
+        assert_eq!(asker.call("bro.gateway", "takeover", params.clone())["status"], "success");
+        stalled.push(asker);
+        // Held up meanwhile; answered afterwards.
+        assert_eq!(caller.call("bro.gateway", "ping", json!({}))["data"]["pong"], true);
+    }
+    let mut asker = V1Peer::register(path, Encoding::Json, "asker", &[]);
+    let refused = asker.call("bro.gateway", "takeover", params);
+    let message = refused["error"]["message"].as_str().expect("a text");
+    assert!(refused["error"]["code"] == "RESOURCE_EXHAUSTED" && message.contains("ask again in"), "{refused}");
+    // An honest one is told as well, and everybody is served.
+    let output = bro_gateway(path, &["--takeover"]).output().expect("it can be started");
+    assert!(!output.status.success() && text(&output).contains("ask again in"), "{}", text(&output));
+    assert_eq!(caller.call("bro.gateway", "ping", json!({}))["data"]["pong"], true);
+}
+
 /// The program at the gateway's path is replaced before the signal, as an update does it.
 #[test]
 fn programs_that_do_not_take_over_and_second_signals_are_told_of() {
@@ -165,8 +190,10 @@ fn programs_that_do_not_take_over_and_second_signals_are_told_of() {
     let said = |text: &str| std::fs::read_to_string(&log).expect("a log").matches(text).count();
     let replace_program = |script: &str| {
         let next = dir.path().join("next");
-        std::fs::write(&next, script).expect("the directory is ours");
-        std::fs::set_permissions(&next, std::fs::Permissions::from_mode(0o755)).expect("it is ours");
+        // By another process: what a child of another test has open for writing, since it was forked meanwhile, could not be run.
+        let write = ["-c", "printf %s \"$1\" > \"$0\" && chmod 755 \"$0\""];
+        let wrote = Command::new("sh").args(write).arg(&next).arg(script).status().expect("sh runs");
+        assert!(wrote.success());
         std::fs::rename(&next, &link).expect("it is ours");
     };
     let signal = || kill_process(Pid::from_child(&first), Signal::USR2).expect("it is ours");

@@ -101,8 +101,10 @@ fn row_01_a_chain_that_is_too_deep_is_answered_at_once_with_its_code() {
 fn row_01_a_deadline_that_passes_in_flight_ends_the_call_with_its_code() {
     for_each_mix(|mix| {
         let mut scene = Scene::new(mix);
-        let context = scene.caller.old_context(50);
-        let id = scene.caller.start_call_with("user", "find", json!({}), context);
+        let id = scene.caller.start_short_call(|caller, timeout_ms| {
+            let context = caller.old_context(timeout_ms);
+            caller.start_call_with("user", "find", json!({}), context)
+        });
         let call = scene.callee.expect_call();
         scene.caller.expect_failure(&id, "TIMEOUT");
         scene.callee.respond(&call, json!("too late"));
@@ -420,8 +422,11 @@ fn row_10_a_late_answer_never_ends_another_call_that_has_the_same_id() {
         let mut scene = Scene::new(mix);
         let path = scene.gateway.socket_path().to_owned();
         // The first call with this id is given up by its deadline, the second by the death of its caller.
-        let context = scene.caller.old_context(50);
-        scene.caller.send_call("req-same", "user", "find", json!("order's"), context);
+        scene.caller.start_short_call(|caller, timeout_ms| {
+            let context = caller.old_context(timeout_ms);
+            caller.send_call("req-same", "user", "find", json!("order's"), context);
+            "req-same".to_owned()
+        });
         let timed_out = scene.callee.expect_call();
         scene.caller.expect_failure("req-same", "TIMEOUT");
         let mut dying = V1Peer::register(&path, mix.caller, "cart", &[]);

@@ -8,12 +8,16 @@ use ipc_bro::{ClientEvent, Context, Error};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use tokio::sync::Barrier;
 
 /// What the gateway tells about a service.
 fn describe(path: &Path, mix: Mix, name: &str) -> Value {
-    let mut observer = V1Peer::register(path, mix.callee, "observer", &[]);
+    // Each has a name of its own: that of the one before is free only when the gateway has seen its end.
+    static OBSERVERS: AtomicU32 = AtomicU32::new(0);
+    let own_name = format!("observer-{}", OBSERVERS.fetch_add(1, Ordering::Relaxed));
+    let mut observer = V1Peer::register(path, mix.callee, &own_name, &[]);
     observer.call("bro.gateway", "service", json!({ "name": name }))["data"].take()
 }
 

@@ -240,7 +240,8 @@ impl Client {
         params: RawPayload,
         options: CallOptions,
     ) -> impl Future<Output = Result<RawPayload, Error>> + Send + use<> {
-        self.start_call(service, method, Ok(params), options, false)
+        let answer = self.start_call(service, method, Ok(params), options, false);
+        async move { answer.await.map(RawPayload::unpinned) }
     }
 
     /// Calls a method without waiting for it, or learning how it went: the future ends when the notification is on its way. Like a

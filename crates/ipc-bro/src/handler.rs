@@ -51,7 +51,7 @@ where
     E: Into<HandlerError>,
 {
     Arc::new(move |params, context| {
-        let answer = handler(params, context);
+        let answer = handler(params.unpinned(), context);
         Box::pin(async move { answer.await.map_err(Into::into) })
     })
 }

@@ -2,6 +2,7 @@
 
 use crate::sockets::Input;
 use bro_lane::{Lane, LaneError, LaneOptions, Side, SideFds, SpinConfig};
+use bro_proto::limits::CLIENT_READ_BYTES_MAX;
 use bro_session::ConnId;
 use bytes::Bytes;
 use rustix::fd::{BorrowedFd, OwnedFd};
@@ -12,8 +13,6 @@ use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// Most bytes that one look at a lane takes.
-const READ_BYTES_MAX: usize = 256 * 1024;
 /// Room that a look begins with.
 const READ_BYTES_MIN: usize = 16 * 1024;
 
@@ -162,7 +161,7 @@ impl LaneEnd {
             return Ok(None);
         }
         let mut bytes = Vec::with_capacity(self.usual_bytes);
-        while bytes.len() < READ_BYTES_MAX && self.lane.pop(&mut bytes)?.is_some() {}
+        while bytes.len() < CLIENT_READ_BYTES_MAX && self.lane.pop(&mut bytes)?.is_some() {}
         if bytes.is_empty() {
             return Ok(None);
         }

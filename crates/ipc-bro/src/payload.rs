@@ -3,6 +3,7 @@
 use crate::error::Error;
 use crate::msgpack_numbers;
 use bro_proto::ErrorCode;
+use bro_proto::limits::{CLIENT_READ_BYTES_MAX, PINNED_PARTS_MAX};
 use bro_proto::v1::{Encoding, Payload, decode};
 use bytes::Bytes;
 use serde::Serialize;
@@ -13,8 +14,9 @@ const MSGPACK_UNDEFINED: [u8; 3] = [0xd4, 0x00, 0x00];
 
 /// One encoded value that is handed on without being parsed.
 ///
-/// Cheap to clone. A payload in one encoding may be sent over a connection that speaks the other: it is transcoded
-/// on the way, by the rules of `docs/protocol.md`.
+/// Cheap to clone. One that came from elsewhere may be kept for as long as you like: what is little of the buffer that it was read into is copied out of
+/// it before you get it, so that no more stays in memory than a small multiple of its bytes (`PINNED_PARTS_MAX`).
+/// A payload in one encoding may be sent over a connection that speaks the other: it is transcoded on the way, by the rules of `docs/protocol.md`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RawPayload {
     encoding: Encoding,
@@ -114,6 +116,14 @@ impl RawPayload {
     /// Bytes that the protocol has already checked.
     pub(crate) fn checked(encoding: Encoding, bytes: Bytes) -> Self {
         Self { encoding, bytes }
+    }
+
+    /// The value for a program that may keep it: a copy where it is little of the memory that it was read into, and would keep that.
+    pub(crate) fn unpinned(self) -> Self {
+        if self.bytes.len() >= CLIENT_READ_BYTES_MAX / PINNED_PARTS_MAX {
+            return self;
+        }
+        Self { bytes: Bytes::copy_from_slice(&self.bytes), ..self }
     }
 
     pub(crate) fn as_proto(&self) -> Payload<'_> {

@@ -1,7 +1,7 @@
 //! The sockets of one client's pool, at the places that its session gave them.
 
 use crate::lanes::{Lanes, OfferedFds};
-use bro_proto::limits::LANES_PER_PEER_MAX;
+use bro_proto::limits::{CLIENT_READ_BYTES_MAX, LANES_PER_PEER_MAX};
 use bro_session::ConnId;
 use bytes::{Bytes, BytesMut};
 use rustix::fd::OwnedFd;
@@ -17,9 +17,7 @@ use tokio::io::{AsyncWrite, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 
-/// Most bytes that one read takes from a socket.
-const READ_BYTES_MAX: usize = 256 * 1024;
-/// Room that is made for a read at first. A connection that fills it gets more, up to [`READ_BYTES_MAX`].
+/// Room that is made for a read at first. A connection that fills it gets more, up to [`CLIENT_READ_BYTES_MAX`].
 const READ_BYTES_MIN: usize = 64 * 1024;
 /// Room below which a new buffer is taken, rather than reading in small pieces.
 const READ_ROOM_MIN: usize = 16 * 1024;
@@ -215,7 +213,7 @@ impl Room {
             }
         };
         if count == room && room >= self.wanted {
-            self.wanted = (self.wanted * 2).min(READ_BYTES_MAX);
+            self.wanted = (self.wanted * 2).min(CLIENT_READ_BYTES_MAX);
         }
         Poll::Ready(Ok(self.buffer.split_to(count).freeze()))
     }

@@ -119,7 +119,7 @@ impl System {
             return self.poll(client);
         }
         let pid = u32::try_from(client).expect("few clients") + 100 * self.clients[client].incarnation;
-        let identity = PeerIdentity { pid: Some(pid), uid: Some(UID), gid: Some(UID) };
+        let identity = PeerIdentity { pid: Some(pid), uid: Some(UID), gid: Some(UID), ..PeerIdentity::default() };
         let accepted = self.tell_router(|router, now, orders| router.handle_connect(identity, now, orders))?;
         let line = self.lines.get_mut(&at).expect("nothing was closed");
         match accepted {

@@ -16,10 +16,13 @@ pub async fn run(args: LsArgs) -> Result<(), Failure> {
     let connection = Connection::open(&args.socket.socket, Duration::ZERO).await?;
     let listed = list(&connection).await;
     connection.close().await;
-    let mut services = listed?;
+    let Listed { mut services, omitted } = listed?;
     services.retain(|service| !service["name"].as_str().is_some_and(is_command));
     if args.json {
-        return print_json(&json!({ "services": services }));
+        return print_json(&match omitted {
+            0 => json!({ "services": services }),
+            _ => json!({ "services": services, "servicesOmitted": omitted }),
+        });
     }
     if services.is_empty() {
         return print_line("No services are connected.");
@@ -43,16 +46,26 @@ pub async fn run(args: LsArgs) -> Result<(), Failure> {
             methods.join(" "),
         ]);
     }
-    print_line(&table(&rows))
+    print_line(&table(&rows))?;
+    match omitted {
+        0 => Ok(()),
+        _ => print_line(&format!("{omitted} more services are connected: the gateway tells no more names at once.")),
+    }
 }
 
-/// All services: in one answer, or, where that would be too long, one by one.
-async fn list(connection: &Connection) -> Result<Vec<Value>, Failure> {
+struct Listed {
+    services: Vec<Value>,
+    /// Further ones, of which the gateway does not tell the names.
+    omitted: u64,
+}
+
+/// All services: in one answer, or, where that would be too long, one by one, as far as the gateway tells their names.
+async fn list(connection: &Connection) -> Result<Listed, Failure> {
     let options = CallOptions::new().timeout(ANSWER_TIME);
     match connection.client().call_with::<Value>(GATEWAY_SERVICE, "services", json!({}), options).await {
         Err(error) if *error.code() == ErrorCode::PayloadTooLarge => {}
         Err(error) => return Err(connection.explain(error)),
-        Ok(mut answer) => return services_of(answer["services"].take()),
+        Ok(mut answer) => return Ok(Listed { services: services_of(answer["services"].take())?, omitted: 0 }),
     }
     let mut status: Value = connection.ask("status", json!({}), ANSWER_TIME).await?;
     let mut services = Vec::new();
@@ -65,7 +78,7 @@ async fn list(connection: &Connection) -> Result<Vec<Value>, Failure> {
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(services)
+    Ok(Listed { services, omitted: status["servicesOmitted"].as_u64().unwrap_or(0) })
 }
 
 fn services_of(list: Value) -> Result<Vec<Value>, Failure> {

@@ -8,6 +8,7 @@ use crate::node::{Env, SharedArray, Value, guarded};
 use crate::shapes::Shapes;
 use crate::tape::{TAPE_DOUBLES, TAPE_INTS};
 use crate::waiting::Waiting;
+use bro_proto::limits::CLIENT_READ_BYTES_MAX;
 use bro_proto::time::Now;
 use bytes::{Bytes, BytesMut};
 use napi_sys::{self as sys, Status, uv_loop_s};
@@ -16,9 +17,6 @@ use std::ffi::c_void;
 use std::ptr::null_mut;
 use std::rc::{Rc, Weak};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
-
-/// Bytes that one read may take: several times what the kernel buffers by default.
-const READ_BYTES: usize = 256 * 1024;
 
 /// Something that must not outlive the environment.
 pub(crate) trait Ends {
@@ -148,8 +146,8 @@ impl Environment {
         filled: impl FnOnce(&T) -> usize,
     ) -> (Bytes, T) {
         let mut room = match self.read_room.take().try_into_mut() {
-            Ok(room) if room.len() == READ_BYTES => room,
-            Ok(_) | Err(_) => BytesMut::zeroed(READ_BYTES),
+            Ok(room) if room.len() == CLIENT_READ_BYTES_MAX => room,
+            Ok(_) | Err(_) => BytesMut::zeroed(CLIENT_READ_BYTES_MAX),
         };
         let done = read(&mut room);
         let room = room.freeze();

@@ -359,6 +359,7 @@ fn service(view: &ServiceView) -> Json {
     let instances = view.instances.iter().map(|instance| {
         json!({
             "pid": instance.pid,
+            "pidfdId": instance.pidfd_id,
             "uid": instance.uid,
             "gid": instance.gid,
             "encoding": instance.encoding.as_str(),

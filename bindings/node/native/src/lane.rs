@@ -4,13 +4,12 @@ use crate::client::Client;
 use crate::socket::OfferedFds;
 use crate::uv::{DISCONNECT, Handle, PollCallback, READABLE};
 use bro_lane::{Lane, LaneOptions, Side, SpinConfig};
+use bro_proto::limits::CLIENT_READ_BYTES_MAX;
 use bro_session::ConnId;
 use bytes::Bytes;
 use rustix::fd::AsRawFd;
 use std::rc::Rc;
 
-/// Bytes after which a read ends.
-const READ_BYTES_MAX: usize = 256 * 1024;
 /// Room that a read begins with, in bytes.
 const READ_BYTES_MIN: usize = 16 * 1024;
 
@@ -92,7 +91,7 @@ impl LaneSocket {
         // Looked at first: what was published before it closed is all there then.
         let is_over = self.is_over || self.lane.is_peer_closed();
         let mut bytes = Vec::with_capacity(self.usual_bytes);
-        while bytes.len() < READ_BYTES_MAX {
+        while bytes.len() < CLIENT_READ_BYTES_MAX {
             match self.lane.pop(&mut bytes) {
                 Ok(Some(_)) => {}
                 Ok(None) if bytes.is_empty() && is_over => {

@@ -71,6 +71,19 @@ export async function codeOf(promise) {
   return (await rejection(promise)).code;
 }
 
+/** Times after which calls end, one after the other: on a slow machine the first ones may be over before a call has arrived. */
+export const TIMEOUTS = [30, 250, 1500, 8000, 30_000];
+
+/** Makes calls that time out until one has arrived before that, as `hasArrived` says. `call` makes one with the time that it is given. */
+export async function expire(call, hasArrived) {
+  for (const timeout of TIMEOUTS) {
+    const code = await codeOf(call(timeout));
+    if (hasArrived()) return assert.equal(code, "TIMEOUT");
+    assert.ok(["TIMEOUT", "DEADLINE_EXCEEDED"].includes(code), code);
+  }
+  assert.fail("no call arrives before its time is over");
+}
+
 /** Resolves as soon as the condition holds. The test's own watchdog ends a wait for what never happens. */
 export async function until(condition) {
   for (;;) {

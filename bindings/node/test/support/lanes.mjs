@@ -1,7 +1,8 @@
 // Gateways that give lanes, and what they say of them.
 import { spawn } from "node:child_process";
-import { existsSync, readdirSync } from "node:fs";
+import { readdirSync } from "node:fs";
 import { createRequire } from "node:module";
+import { createConnection } from "node:net";
 import { dirname, join } from "node:path";
 import { start } from "./children.mjs";
 import { atEnd, connect, freePath, until } from "./ipc.mjs";
@@ -12,7 +13,7 @@ export function broCommand() {
   return join(prebuilt, readdirSync(prebuilt)[0], "bro");
 }
 
-/** A gateway of the command, in a process of its own; resolves when its socket is there. */
+/** A gateway of the command, in a process of its own; resolves when it listens. */
 export async function startBroGateway(t, path, lanes = "always") {
   const child = spawn(broCommand(), ["gateway", "--socket", path, "--lanes", lanes], { stdio: "ignore" });
   const exit = new Promise((resolve) => child.on("exit", resolve));
@@ -21,8 +22,19 @@ export async function startBroGateway(t, path, lanes = "always") {
     await exit;
   };
   atEnd(t, () => stop());
-  await until(() => existsSync(path));
+  await until(() => accepts(path));
   return { path, stop };
+}
+
+/** Whether somebody listens there. The file alone is there a moment before. */
+export function accepts(path) {
+  return new Promise((resolve) => {
+    const socket = createConnection(path, () => {
+      socket.destroy();
+      resolve(true);
+    });
+    socket.on("error", () => resolve(false));
+  });
 }
 
 /** What the gateway counts, and how many lanes it knows, as a client asks it. */

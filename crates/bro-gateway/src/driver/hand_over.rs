@@ -81,6 +81,17 @@ impl Driver {
             self.finish_work();
             return Err(refusal.message);
         }
+        let begun_us = self.clock.mono_us();
+        let given = self.hand_over_all(request);
+        if given.is_err() {
+            self.now = self.clock.now();
+            self.router.handle_takeover_failed(self.now.mono_us.saturating_sub(begun_us), self.now);
+        }
+        given
+    }
+
+    /// Tells the other gateway that it can have everything, and gives it.
+    fn hand_over_all(&mut self, request: &TakeoverRequest) -> Result<(), String> {
         self.router.accept_takeover(request, self.now, &mut self.conns);
         self.finish_work();
         let Some(socket) = self.conns.take_socket(request.peer) else {

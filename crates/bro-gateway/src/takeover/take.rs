@@ -166,14 +166,18 @@ fn receive(link: &Link, path: &Path, config: RouterConfig) -> Result<Taken, Star
         let skipping_bytes = usize::try_from(skipping_bytes).expect("at most what a prefix announces");
         TakenConn { peer: PeerId { slot, generation }, socket: next(), is_paused, partial, skipping_bytes, queued }
     });
-    let conns = conns.collect();
+    let conns: Vec<TakenConn> = conns.collect();
     let lingering = lingering.into_iter().zip(linger_texts).map(|(linger, queued)| {
         let LingerState { queued_bytes: _, discarded_bytes, left_us, is_finished } = linger;
         let discarded_bytes = usize::try_from(discarded_bytes).unwrap_or(usize::MAX).min(limits::LINGER_BYTES_MAX);
         TakenLinger { socket: next(), queued, discarded_bytes, left_us, is_finished }
     });
     let lingering = lingering.collect();
-    let router = Router::import(config, state, exported_at).map_err(|error| wrong(&error.to_string()))?;
+    let mut router = Router::import(config, state, exported_at).map_err(|error| wrong(&error.to_string()))?;
+    for TakenConn { peer, partial, .. } in conns.iter().filter(|conn| !conn.partial.is_empty()) {
+        let kept = router.import_kept(*peer, partial.capacity(), exported_at);
+        kept.map_err(|error| wrong(&error.to_string()))?;
+    }
     let clock = Clock::resume(exported_at.mono_us, passed_us(exported_ns));
     Ok(Taken { listener, router, clock, exported_at, conns, lingering, pid })
 }

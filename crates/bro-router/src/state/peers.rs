@@ -97,7 +97,7 @@ impl Peer {
             takes_lanes,
             encoding,
             pool_index,
-            identity: PeerIdentity { pid, uid, gid },
+            identity: PeerIdentity { pid, pidfd_id, uid, gid },
             service: _, // the service names its instances
             serial: _,
             last_route: _, // found anew
@@ -133,6 +133,7 @@ impl Peer {
             encoding: (*encoding).into(),
             pool_index: (*pool_index != UNPOOLED).then_some(*pool_index),
             pid: *pid,
+            pidfd_id: *pidfd_id,
             uid: *uid,
             gid: *gid,
             connected_at_ms: *connected_at_ms,
@@ -164,6 +165,7 @@ impl Peer {
             encoding,
             pool_index,
             pid,
+            pidfd_id,
             uid,
             gid,
             connected_at_ms,
@@ -196,7 +198,7 @@ impl Peer {
             takes_lanes: v2.as_ref().is_some_and(|state| state.takes_lanes),
             encoding: encoding.into(),
             pool_index: pool_index.unwrap_or(UNPOOLED),
-            identity: PeerIdentity { pid, uid, gid },
+            identity: PeerIdentity { pid, pidfd_id, uid, gid },
             service: NIL,
             serial: 0,
             last_route: LastRoute::NONE,

@@ -8,6 +8,7 @@ use crate::config::RouterConfig;
 use crate::counters::COUNT_MAX;
 use crate::drain::Phase;
 use crate::hash::KeyedHash;
+use crate::outbox::PeerId;
 use crate::parked::Parked;
 use crate::peers::{NIL, Peers};
 use crate::report::Reporter;
@@ -105,6 +106,7 @@ impl Router {
             scratch,
             roots,
             takeover_request,
+            takeover_lost: _, // a takeover has succeeded
         } = self;
         let Reporter { mask: _, log, is_log_fresh } = reporter;
         debug_assert!(
@@ -191,6 +193,15 @@ impl Router {
         ensure(phase == PhaseState::Running || router.parked.len() == 0, "somebody waits for a gateway that ends")?;
         ensure_at_most(router.memory_bytes(), router.config.memory_max, "memory_max")?;
         Ok(router)
+    }
+
+    /// The driver keeps so much of an unfinished frame of a peer that was imported: charged before the first input, so that who has too little memory
+    /// for what is there is refused, and closes nobody. Until then nothing else may happen.
+    pub fn import_kept(&mut self, peer: PeerId, bytes: usize, now: Now) -> Result<(), ImportError> {
+        let slot = self.peers.find(peer);
+        ensure(slot.is_some(), "a frame was begun by nobody")?;
+        self.peers.keep(slot.unwrap_or(NIL), bytes, now);
+        ensure_at_most(self.memory_bytes(), self.config.memory_max, "memory_max")
     }
 
     /// Whether a slot of a state is that of a peer that has registered.

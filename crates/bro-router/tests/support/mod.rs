@@ -71,7 +71,7 @@ impl Gateway {
     }
 
     pub fn connect(&mut self) -> PeerId {
-        self.connect_as(PeerIdentity { pid: Some(7), uid: Some(8), gid: None })
+        self.connect_as(PeerIdentity { pid: Some(7), uid: Some(8), ..PeerIdentity::default() })
     }
 
     pub fn connect_as(&mut self, identity: PeerIdentity) -> PeerId {

@@ -3,10 +3,11 @@
 use crate::calls::text;
 use crate::pair::{Pair, START_MS, config, frame, payload_value};
 use bro_proto::error::{ErrorBody, ErrorCode};
-use bro_proto::limits::DEPTH_MAX;
+use bro_proto::limits::{CLIENT_READ_BYTES_MAX, DEPTH_MAX};
 use bro_proto::v1::encode::Outcome;
 use bro_proto::v1::{Encoding, Payload};
 use bro_session::{OwnedPayload, SessionConfig, SessionEvent};
+use bytes::Bytes;
 use serde_json::{Value, json};
 
 const ONE: Payload<'static> = Payload { encoding: Encoding::Json, bytes: b"1" };
@@ -62,6 +63,25 @@ fn values_of_a_frame_that_came_in_pieces_are_whole() {
         pair.send_bytes(conn, piece);
     }
     assert_eq!(payload_value(&pair.next_request().params), params);
+}
+
+/// Memory is shared with what a request is read from, but a few bytes never keep a large frame.
+#[test]
+fn a_small_value_does_not_keep_a_large_frame() {
+    let large = "x".repeat(CLIENT_READ_BYTES_MAX);
+    let small = "x".repeat(1000);
+    for (params, rest, is_shared) in [(&small, &large, false), (&large, &small, true), (&small, &small, true)] {
+        let mut pair = Pair::connected(config());
+        let conn = pair.conn(0);
+        let mut request = with("params", json!(params));
+        request["unknown"] = json!(rest);
+        let chunk = Bytes::from(frame(Encoding::Json, &request));
+        pair.session.handle_bytes(conn, &chunk, pair.now);
+        pair.drive();
+        let request = pair.next_request();
+        assert_eq!(payload_value(&request.params), json!(params));
+        assert_eq!(!chunk.is_unique(), is_shared, "{} bytes of {}", request.params.bytes.len(), chunk.len());
+    }
 }
 
 #[test]

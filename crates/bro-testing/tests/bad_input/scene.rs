@@ -25,9 +25,9 @@ impl Scene {
 
     pub(crate) fn with(options: GatewayOptions) -> Scene {
         let gateway = options.start();
-        let service = V1Peer::register(gateway.socket_path(), Encoding::Msgpack, "echo", &["back"]);
+        let service = register_in_time(&gateway, Encoding::Msgpack, "echo", &["back"]);
         let _service = service.serve(|call| Ok(call["params"].clone()));
-        let bystander = V1Peer::register(gateway.socket_path(), Encoding::Json, "bystander", &[]);
+        let bystander = register_in_time(&gateway, Encoding::Json, "bystander", &[]);
         let mut scene =
             Scene { bystander, _service, calls: 0, pid: gateway.pid(), memory_kib: gateway.memory_kib(), gateway };
         scene.check_others();
@@ -78,6 +78,18 @@ impl Scene {
         assert!(memory_kib < self.memory_kib + MEMORY_SLACK_KIB, "{} KiB became {memory_kib} KiB", self.memory_kib);
         assert!(!self.gateway.stderr().contains("panicked"), "{}", self.gateway.stderr());
     }
+}
+
+/// Registers, again if that took longer than the gateway waits for it.
+fn register_in_time(gateway: &TempGateway, encoding: Encoding, name: &str, methods: &[&str]) -> V1Peer {
+    for _ in 0..100 {
+        let mut peer = V1Peer::connect(gateway.socket_path(), encoding);
+        match peer.try_register(name, methods) {
+            Ok(()) => return peer,
+            Err(told) => assert!(told.is_string() || told["error"]["code"] == "TIMEOUT", "{told}"),
+        }
+    }
+    panic!("{name} never registers in time")
 }
 
 /// A CALL to "echo" around encoded `params`.

@@ -15,7 +15,7 @@ fn half_frames_before_register_are_dropped_after_a_bounded_wait() {
         let whole = frame(&codec::encode(encoding, &register));
         for sent in [&whole[..1], &whole[..3], &whole[..4], &whole[..5], &whole[..whole.len() - 1]] {
             let mut peer = scene.connect(encoding);
-            peer.send_bytes(sent);
+            let _ = peer.try_send_bytes(sent); // on a slow machine its time is over before
             scene.check_others();
             peer.expect_error_and_close("TIMEOUT");
         }
@@ -72,7 +72,8 @@ fn silence_before_register_is_dropped_after_a_bounded_wait() {
     let mut silent: Vec<_> = (0..10).map(|_| scene.connect(Encoding::Json)).collect();
     // Frames other than REGISTER do not extend the wait.
     for peer in &mut silent[5..] {
-        peer.send(&json!({ "type": "HEARTBEAT", "from": "echo", "timestamp": 1 }));
+        // On a slow machine their time is over before.
+        let _ = peer.try_send(&json!({ "type": "HEARTBEAT", "from": "echo", "timestamp": 1 }));
     }
     scene.check_others();
     for peer in &mut silent {

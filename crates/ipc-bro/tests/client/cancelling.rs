@@ -11,6 +11,10 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+/// Times that are waited for until they are over, one after the other where handlers have not begun by then.
+const TIMEOUTS: [Duration; 4] =
+    [Duration::from_millis(300), Duration::from_secs(2), Duration::from_secs(10), Duration::from_secs(60)];
+
 /// What happens to the handlers of one test's services.
 #[derive(Debug, PartialEq, Eq)]
 enum Seen {
@@ -117,18 +121,15 @@ fn giving_a_call_up_reaches_everybody_who_works_for_it() {
 #[test]
 fn a_deadline_and_the_end_of_the_caller_are_seen_by_the_callee() {
     run(async {
+        // Long enough for both to have begun, be the machine as busy as it is.
+        let mut timeouts = TIMEOUTS.into_iter();
+        while !is_deadline_seen(timeouts.next().expect("enough time for two handlers to begin")).await {}
+
         let place = Place::new();
         let (tell, mut seen) = unbounded_channel();
         let _user = passing(place.builder("user"), &tell).connect().await.unwrap();
         let _role = passing(place.builder("role"), &tell).connect().await.unwrap();
         let order = place.client("order").await;
-        // Long enough for both to have begun on a machine that is busy.
-        let options = CallOptions::new().timeout(Duration::from_secs(2));
-        let error = order.call_with::<()>("user", "pass", ["role"], options).await.unwrap_err();
-        assert_eq!(error.code(), &ErrorCode::Timeout);
-        expect(&mut seen, ["user", "role"].map(begun).into()).await;
-        expect_ends(&mut seen, ErrorCode::Timeout).await;
-
         let call = {
             let order = order.clone();
             tokio::spawn(async move { order.call::<()>("user", "pass", ["role"]).await })
@@ -138,6 +139,28 @@ fn a_deadline_and_the_end_of_the_caller_are_seen_by_the_callee() {
         assert_eq!(call.await.unwrap().unwrap_err().code(), &ErrorCode::ConnectionLost);
         expect_ends(&mut seen, ErrorCode::ConnectionLost).await;
     });
+}
+
+/// False if the time was over before both handlers had begun.
+async fn is_deadline_seen(timeout: Duration) -> bool {
+    let place = Place::new();
+    let (tell, mut seen) = unbounded_channel();
+    let _user = passing(place.builder("user"), &tell).connect().await.unwrap();
+    let _role = passing(place.builder("role"), &tell).connect().await.unwrap();
+    let order = place.client("order").await;
+    let options = CallOptions::new().timeout(timeout);
+    let mut call = tokio::spawn(order.call_with::<()>("user", "pass", ["role"], options));
+    tokio::select! {
+        biased;
+        () = expect(&mut seen, ["user", "role"].map(begun).into()) => {}
+        ended = &mut call => {
+            assert_eq!(ended.unwrap().unwrap_err().code(), &ErrorCode::Timeout);
+            return false;
+        }
+    }
+    assert_eq!(call.await.unwrap().unwrap_err().code(), &ErrorCode::Timeout);
+    expect_ends(&mut seen, ErrorCode::Timeout).await;
+    true
 }
 
 /// The end of `user` and of `role`, which it has called. The latter may be told by the gateway why, or by `user`, whose handler is
@@ -331,10 +354,17 @@ fn callees_of_version_1_work_on_and_disturb_nobody() {
         let user = passing(place.builder("user").speak_v2(false), &tell);
         let user = user.method("echo", async |n: u32, _| Ok::<_, HandlerError>(n)).connect().await.unwrap();
         let order = place.client("order").await;
-        let options = CallOptions::new().timeout(Duration::from_millis(150));
         let none: &[&str] = &[];
-        let call = tokio::spawn(order.call_with::<()>("user", "pass", none, options));
-        expect(&mut seen, vec![begun("user")]).await;
+        let mut timeouts = TIMEOUTS.into_iter();
+        let call = loop {
+            let options = CallOptions::new().timeout(timeouts.next().expect("enough time for a handler to begin"));
+            let mut call = tokio::spawn(order.call_with::<()>("user", "pass", none, options));
+            tokio::select! {
+                biased;
+                () = expect(&mut seen, vec![begun("user")]) => break call,
+                ended = &mut call => assert_eq!(ended.unwrap().unwrap_err().code(), &ErrorCode::Timeout),
+            }
+        };
         call.abort();
         for n in 0..20 {
             assert_eq!(order.call::<u32>("user", "echo", n).await.unwrap(), n);

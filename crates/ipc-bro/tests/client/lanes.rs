@@ -1,5 +1,7 @@
-use crate::place::{Place, run, until};
+use crate::place::{PATIENT, Place, run, until};
 use ipc_bro::{Client, Context, ErrorCode, EventMask, HandlerError, LanePolicy};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 async fn echo(value: String, _: Context) -> Result<String, HandlerError> {
@@ -15,7 +17,8 @@ async fn laned() -> (Place, Client, Client) {
     let mut place = Place::empty();
     place.start_with(LanePolicy::Always);
     let user = service(&place).await;
-    let order = place.builder("order").reconnect_delay(Duration::from_millis(20)).connect().await.unwrap();
+    let order = place.builder("order").timeout(PATIENT).reconnect_delay(Duration::from_millis(20));
+    let order = order.connect().await.unwrap();
     settle(&order, &user).await;
     (place, order, user)
 }
@@ -110,28 +113,40 @@ fn calls_on_a_lane_go_on_while_the_gateway_is_away() {
 fn no_call_is_lost_when_lanes_come_and_go() {
     run(async {
         let (place, order, _user) = laned().await;
+        let (is_over, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let callers: Vec<_> = (0..8)
             .map(|_| {
-                let order = order.clone();
+                let (order, is_over, answered) = (order.clone(), Arc::clone(&is_over), Arc::clone(&answered));
                 tokio::spawn(async move {
-                    for n in 0..4000 {
+                    while !is_over.load(Ordering::Relaxed) {
+                        let n = answered.load(Ordering::Relaxed);
                         let text: String = order.call("user", "echo", n.to_string()).await.unwrap();
                         assert_eq!(text, n.to_string());
+                        answered.fetch_add(1, Ordering::Relaxed);
                     }
                 })
             })
             .collect();
-        while callers.iter().any(|caller| !caller.is_finished()) {
+        // However quick calls are, they go on while the lane goes and comes back.
+        let go_on = async || {
+            let before = answered.load(Ordering::Relaxed);
+            until(|| answered.load(Ordering::Relaxed) > before + 500 || callers.iter().any(|one| one.is_finished()))
+                .await;
+        };
+        for _ in 0..10 {
             place.gateway().set_events(EventMask::CALLS);
             until(|| order.status().lanes == 0).await;
+            go_on().await;
             place.gateway().set_events(EventMask::NONE);
-            until(|| order.status().lanes == 1 || callers.iter().all(|caller| caller.is_finished())).await;
+            until(|| order.status().lanes == 1).await;
+            go_on().await;
         }
+        is_over.store(true, Ordering::Relaxed);
         for caller in callers {
             caller.await.unwrap();
         }
         let counters = place.gateway().status().unwrap().counters;
-        assert!(counters.lanes_opened > 1 && counters.calls_routed > 0, "they came and went: {counters:?}");
+        assert!(counters.lanes_opened > 10 && counters.calls_routed > 0, "they came and went: {counters:?}");
     });
 }
 

@@ -174,13 +174,12 @@ fn disconnect_ends_a_connect_that_waits() {
     run(async {
         let place = Place::empty();
         let client = place.builder("client").wait_for_gateway(Duration::from_secs(100)).build().unwrap();
-        let connecting = {
-            let client = client.clone();
-            tokio::spawn(async move { client.connect().await })
-        };
-        tokio::time::sleep(Duration::from_millis(30)).await;
-        client.disconnect().await;
-        connecting.await.unwrap().unwrap_err();
+        let mut connecting = Box::pin(client.connect());
+        // From the first poll on it waits.
+        let polled = std::future::poll_fn(|cx| std::task::Poll::Ready(connecting.as_mut().poll(cx).is_pending())).await;
+        assert!(polled);
+        let (outcome, ()) = tokio::join!(connecting, client.disconnect());
+        outcome.unwrap_err();
     });
 }
 

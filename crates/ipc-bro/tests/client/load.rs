@@ -1,4 +1,4 @@
-use crate::place::{ENCODING_PAIRS, Place, run};
+use crate::place::{ENCODING_PAIRS, PATIENT, Place, run};
 use ipc_bro::{CallOptions, HandlerError, RawPayload, Serializer};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +11,7 @@ fn payloads_of_a_mebibyte_arrive_whole() {
             let service = place.builder("echo").serializer(callee);
             let service = service.method("echo", async |text: String, _| Ok::<_, HandlerError>(text));
             let service = service.connect().await.unwrap();
-            let client = place.builder("client").serializer(caller).connect().await.unwrap();
+            let client = place.builder("client").serializer(caller).timeout(PATIENT).connect().await.unwrap();
             let mut calls = tokio::task::JoinSet::new();
             for n in 0..6_u8 {
                 let client = client.clone();
@@ -42,7 +42,7 @@ fn ten_thousand_concurrent_calls_all_end_once() {
                 async move { Ok::<_, HandlerError>(n * n) }
             });
             let service = service.connect().await.unwrap();
-            let client = place.builder("client").serializer(serializer).connect().await.unwrap();
+            let client = place.builder("client").serializer(serializer).timeout(PATIENT).connect().await.unwrap();
             let mut calls = tokio::task::JoinSet::new();
             for n in 0..10_000_u64 {
                 let client = client.clone();
@@ -69,7 +69,7 @@ fn large_and_small_payloads_side_by_side() {
         let place = Place::new();
         let service = place.builder("echo").method_raw("echo", |params, _| async { Ok::<_, HandlerError>(params) });
         let _service = service.connect().await.unwrap();
-        let client = place.client("client").await;
+        let client = place.builder("client").timeout(PATIENT).connect().await.unwrap();
         // Fewer bytes at once than make a gateway refuse calls with OVERLOADED.
         let room = Arc::new(tokio::sync::Semaphore::new(16));
         let mut calls = tokio::task::JoinSet::new();

@@ -14,7 +14,10 @@ pub const ENCODING_PAIRS: [(Serializer, Serializer); 4] = [
 ];
 
 /// Only ends what would hang for ever; says nothing about speed.
-const WATCHDOG: Duration = Duration::from_secs(120);
+const WATCHDOG: Duration = Duration::from_secs(300);
+
+/// The timeout of calls of which there is so much that a slow machine needs its time. Shorter than the watchdog, so that a call that hangs is told.
+pub const PATIENT: Duration = Duration::from_secs(240);
 
 /// A directory for one test, and the gateway in it if it runs.
 pub struct Place {

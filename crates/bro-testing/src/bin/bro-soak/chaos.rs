@@ -64,6 +64,7 @@ impl Done {
     }
 }
 
-fn name_of(chaos: Chaos) -> &'static str {
+/// How it is called in the summary.
+pub(crate) fn name_of(chaos: Chaos) -> &'static str {
     KINDS.iter().find(|(kind, ..)| *kind == chaos).expect("every kind is in the table").1
 }

@@ -14,12 +14,14 @@
 //! - [`rest`]: the gateway while nobody is connected, and what it means that its memory is flat.
 //! - [`soak`]: the processes together, and the verdict.
 //! - [`takeovers`]: no chaos at all: gateways take over from each other, and nobody may notice.
+//! - [`faulty`]: canaries: gateways with a defect, with which the soak must fail.
 
 #![allow(clippy::print_stdout, reason = "reports and the table go to standard output")]
 
 mod callee;
 mod caller;
 mod chaos;
+mod faulty;
 mod intruder;
 mod old_callee;
 mod old_caller;
@@ -32,6 +34,7 @@ mod worker;
 
 use bro_testing::Encoding;
 use clap::{Args, Parser, Subcommand};
+use faulty::{FaultyGatewayArgs, GatewayFault};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -63,6 +66,15 @@ struct SoakArgs {
     /// The longest pause between two rounds, in milliseconds
     #[arg(long, default_value_t = 200)]
     pause_ms: u64,
+    /// After so many rounds all rest, and the idle gateway is looked at: 64 have every kind of chaos in them twice
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..))]
+    rest_rounds: u64,
+    /// For how much of the run gateways are killed, in percent: the memory of the last one is judged
+    #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u64).range(..=100))]
+    gateway_kills_percent: u64,
+    /// Canary: the gateway has this defect, and the soak must fail (lanes must be off)
+    #[arg(long, conflicts_with = "takeovers")]
+    gateway_fault: Option<GatewayFault>,
     /// How much more memory the idle gateway may have at the end than after a warm-up, in KiB
     #[arg(long, default_value_t = 4096)]
     memory_slack_kib: u64,
@@ -91,6 +103,9 @@ enum WorkerCommand {
     /// Calls as an old program would until standard input ends
     #[command(hide = true)]
     OldCaller(WorkerArgs),
+    /// The gateway of a canary, until it is told to stop
+    #[command(hide = true)]
+    FaultyGateway(FaultyGatewayArgs),
 }
 
 /// What every worker is told.
@@ -123,6 +138,7 @@ fn main() -> ExitCode {
         Some(WorkerCommand::OldCallee(args)) => old_callee::run(&args),
         Some(WorkerCommand::Caller(args)) => caller::run(&args),
         Some(WorkerCommand::OldCaller(args)) => old_caller::run(&args),
+        Some(WorkerCommand::FaultyGateway(args)) => faulty::run(&args),
         None => {
             let seed = cli.soak.seed.unwrap_or_else(clock_seed);
             let held = match cli.soak.takeovers {

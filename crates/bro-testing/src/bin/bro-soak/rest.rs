@@ -11,8 +11,6 @@ use serde_json::json;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// There is a rest after so many rounds: every kind of chaos was done twice since the last one.
-pub(crate) const REST_ROUNDS: u64 = 64;
 /// How long nobody is connected. The gateway gives free memory back within that time.
 const REST: Duration = Duration::from_millis(2 * SPARE_AFTER_MS);
 /// How often memory is looked at meanwhile.
@@ -22,6 +20,15 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 const IDLE_GROWTH_KIB_MAX: u64 = 1024;
 /// So many rests say something: three in each third do.
 const RESTS_MIN: usize = 9;
+
+/// What came of one check.
+#[derive(Debug)]
+pub(crate) enum Judgement {
+    Held,
+    Failed(String),
+    /// There was too little to judge by: what is not known, and why.
+    NotJudged(String),
+}
 
 /// The gateway in its rests.
 #[derive(Debug, Default)]
@@ -59,20 +66,24 @@ impl Rests {
             .then(|| format!("{charged_bytes} bytes are charged in a rest, and {before} were in the first"))
     }
 
-    /// Prints how it went; what does not hold, if anything.
-    pub(crate) fn verdict(&self) -> Option<String> {
-        let third = self.memory_kib.len() / 3;
-        if self.memory_kib.len() < RESTS_MIN {
-            return None;
+    /// Prints how it went.
+    pub(crate) fn verdict(&self) -> Judgement {
+        let (third, count) = (self.memory_kib.len() / 3, self.memory_kib.len());
+        if count < RESTS_MIN {
+            return Judgement::NotJudged(format!(
+                "whether the idle memory of the last gateway grows: it had {count} rests, and {RESTS_MIN} say something"
+            ));
         }
         let (first, last) = (low_kib(&self.memory_kib[..third]), low_kib(&self.memory_kib[2 * third..]));
-        let count = self.memory_kib.len();
         println!(
             "idle memory of the last gateway, {count} rests: {first} KiB in the first third, {last} KiB in the last third"
         );
         println!("  each, in KiB: {:?}", self.memory_kib);
-        (last > first + IDLE_GROWTH_KIB_MAX)
-            .then(|| format!("the gateway's idle memory went from {first} to {last} KiB"))
+        if last > first + IDLE_GROWTH_KIB_MAX {
+            Judgement::Failed(format!("the gateway's idle memory went from {first} to {last} KiB"))
+        } else {
+            Judgement::Held
+        }
     }
 }
 

@@ -1,17 +1,19 @@
 //! The processes together, what is done to them, and the verdict.
 
 use crate::SoakArgs;
-use crate::chaos::{Chaos, Deck, Done, KINDS};
+use crate::chaos::{Chaos, Deck, Done, KINDS, name_of};
+use crate::faulty::GatewayFault;
 use crate::intruder::{Act, intrude};
 use crate::plan::callee_name;
 use crate::report::Report;
-use crate::rest::{REST_ROUNDS, Rests, idle_memory_kib, low_kib};
+use crate::rest::{Judgement, Rests, idle_memory_kib, low_kib};
 use crate::worker::{Role, Spec, Worker};
 use bro_proto::rng::Rng;
 use bro_testing::gateway::GatewayOptions;
 use bro_testing::gateway::wait_until;
 use bro_testing::{Encoding, TempGateway, V1Peer};
 use serde_json::json;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -36,8 +38,10 @@ const LONG_FREEZE_MS: u64 = 4 * GATEWAY_HEARTBEAT_MS;
 const INTRUDERS_MAX: usize = 4;
 /// So many rounds have every kind of chaos in them.
 const ROUNDS_OF_ALL_KINDS: u64 = 64;
-/// After how much of the run no gateway is killed any more, in percent: the memory of the last one is looked at in the end.
-const LAST_GATEWAY_PERCENT: u64 = 40;
+/// So many samples of memory in each third of a run say something.
+const SAMPLES_MIN: usize = 10;
+/// The gateway closes what the dead had open within this time, or has lost it.
+const DESCRIPTORS_WAIT: Duration = Duration::from_secs(30);
 
 /// So many callers, the first ones, are never killed.
 const LASTING_CALLERS: usize = 2;
@@ -73,20 +77,69 @@ struct Soak<'a> {
     memory_peak_kib: u64,
     /// What did not hold.
     faults: Vec<String>,
+    /// What there was too little to judge by.
+    not_judged: Vec<String>,
+    /// Descriptors are lost: each further look would wait for them in vain.
+    has_lost_descriptors: bool,
 }
 
 /// Runs it and prints the verdict; whether everything held.
 pub(crate) fn run(args: &SoakArgs, seed: u64) -> bool {
+    let command = command(args, seed);
+    println!("{command}");
+    // What a check waits for in vain ends the run by a panic, and is a failure like the others.
+    let ran = catch_unwind(AssertUnwindSafe(|| run_to_the_end(args, seed)));
+    let (faults, not_judged) = ran.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+        (vec![format!("the run ended early: {}", text.unwrap_or("a panic without a text"))], Vec::new())
+    });
+    for fault in &faults {
+        println!("FAILED: {fault}");
+    }
+    for what in &not_judged {
+        println!("NOT JUDGED: {what}");
+    }
+    let held = faults.is_empty();
+    println!(
+        "{}",
+        match (held, not_judged.is_empty()) {
+            (true, true) => "everything held",
+            (true, false) => "everything held that could be judged",
+            (false, _) => "not everything held",
+        }
+    );
+    if !held {
+        println!("repeat with: {command}");
+    }
+    held
+}
+
+/// By which the same is done again.
+fn command(args: &SoakArgs, seed: u64) -> String {
     let extent = match args.minutes {
         Some(minutes) => format!("--minutes {minutes}"),
         None => format!("--rounds {}", args.rounds),
     };
-    println!("bro-soak {extent} --seed {seed} --lanes {}", args.lanes);
+    let mut command = format!("bro-soak {extent} --seed {seed} --lanes {}", args.lanes);
+    command.push_str(&format!(
+        " --callees {} --pause-ms {} --rest-rounds {}",
+        args.callees, args.pause_ms, args.rest_rounds
+    ));
+    command.push_str(&format!(" --gateway-kills-percent {}", args.gateway_kills_percent));
+    if let Some(fault) = args.gateway_fault {
+        command.push_str(&format!(" --gateway-fault {}", fault.name()));
+    }
+    command
+}
+
+/// What did not hold, and what could not be judged.
+fn run_to_the_end(args: &SoakArgs, seed: u64) -> (Vec<String>, Vec<String>) {
     let begun = Instant::now();
     let options = GatewayOptions {
         lanes: Some(args.lanes.clone()),
         heartbeat_interval_ms: Some(GATEWAY_HEARTBEAT_MS),
         register_timeout_ms: Some(REGISTER_TIMEOUT_MS),
+        program: args.gateway_fault.map(GatewayFault::program),
         ..GatewayOptions::default()
     };
     let gateway = options.start();
@@ -107,6 +160,8 @@ pub(crate) fn run(args: &SoakArgs, seed: u64) -> bool {
         of_finished: Report::default(),
         memory_peak_kib: 0,
         faults: Vec::new(),
+        not_judged: Vec::new(),
+        has_lost_descriptors: false,
     };
     thread::sleep(SETTLE);
     let fresh = soak.idle();
@@ -130,15 +185,7 @@ pub(crate) fn run(args: &SoakArgs, seed: u64) -> bool {
     if !status.success() {
         soak.faults.push(format!("the gateway ended with {status}"));
     }
-    for fault in &soak.faults {
-        println!("FAILED: {fault}");
-    }
-    let held = soak.faults.is_empty();
-    println!("{}", if held { "everything held" } else { "not everything held" });
-    if !held {
-        println!("repeat with: bro-soak {extent} --seed {seed} --lanes {}", args.lanes);
-    }
-    held
+    (soak.faults, soak.not_judged)
 }
 
 fn callee_specs(callees: u32) -> Vec<Spec> {
@@ -229,12 +276,12 @@ impl Soak<'_> {
             thread::sleep(Duration::from_millis(pause_ms));
             self.look_around();
             let chaos = self.deck.draw(&mut self.rng);
-            self.act(chaos, done_percent >= LAST_GATEWAY_PERCENT as f64);
+            self.act(chaos, done_percent >= self.args.gateway_kills_percent as f64);
             round += 1;
             if round % PROGRESS_ROUNDS == 0 {
                 println!("  {round} rounds, {} s", begun.elapsed().as_secs());
             }
-            if round % REST_ROUNDS == 0 {
+            if round % self.args.rest_rounds == 0 {
                 self.rest(fresh);
             }
         }
@@ -367,8 +414,16 @@ impl Soak<'_> {
 
     /// Waits until the gateway has closed what the dead had open.
     fn wait_for_descriptors(&mut self, fresh: Idle) {
-        let gateway = &self.gateway;
-        wait_until("the gateway has closed every connection", || gateway.fd_count() <= fresh.descriptors);
+        let begun = Instant::now();
+        while !self.has_lost_descriptors && self.gateway.fd_count() > fresh.descriptors {
+            if begun.elapsed() > DESCRIPTORS_WAIT {
+                let (now, fresh) = (self.gateway.fd_count(), fresh.descriptors);
+                self.faults
+                    .push(format!("{now} descriptors are open while nobody is connected, and {fresh} were at first"));
+                self.has_lost_descriptors = true;
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
     }
 
     fn check_sums(&mut self, rounds: u64) {
@@ -388,7 +443,8 @@ impl Soak<'_> {
         expect(all.answered_twice == 0, format!("{} answers to calls that had ended", all.answered_twice));
         expect(all.wrong_answers == 0, format!("{} answers belong to other calls", all.wrong_answers));
         expect(all.ok > 20 * rounds, format!("only {} calls succeeded: that is no load", all.ok));
-        for (what, count) in self.done.counts().filter(|_| rounds >= ROUNDS_OF_ALL_KINDS) {
+        let is_wanted = |what: &str| self.args.gateway_kills_percent > 0 || what != name_of(Chaos::KillGateway);
+        for (what, count) in self.done.counts().filter(|(what, _)| rounds >= ROUNDS_OF_ALL_KINDS && is_wanted(what)) {
             expect(count > 0, format!("there were no {what}"));
         }
         for (what, count) in &all.unfit {
@@ -401,11 +457,19 @@ impl Soak<'_> {
             self.faults
                 .push(format!("the gateway's memory went from {} to {} KiB", before.memory_kib, after.memory_kib));
         }
-        let fault = self.rests.verdict();
-        self.faults.extend(fault);
+        match self.rests.verdict() {
+            Judgement::Held => {}
+            Judgement::Failed(fault) => self.faults.push(fault),
+            Judgement::NotJudged(what) => self.not_judged.push(what),
+        }
         // What is used under load comes and goes; what stays grows from the first third to the last one.
         let third = self.memory_kib.len() / 3;
-        if third >= 10 {
+        if third < SAMPLES_MIN {
+            self.not_judged.push(format!(
+                "whether the memory of the last gateway grows under load: there are {third} samples in each third of its time, and {SAMPLES_MIN} \
+                 say something"
+            ));
+        } else {
             let (first, last) = (low_kib(&self.memory_kib[..third]), low_kib(&self.memory_kib[2 * third..]));
             println!(
                 "memory under load of the last gateway: {first} KiB in its first third, {last} KiB in its last third"
