@@ -281,6 +281,18 @@ const examples = {
     ];
     expect(output === `${lines.join("\n")}\n`, output);
   },
+  async "who-may-what"(name) {
+    const output = await start(name).finish();
+    const lines = [
+      "web asks for a quote: 15",
+      "web refunds: PERMISSION_DENIED: web may not refund",
+      "support refunds: o7 refunded for support",
+      /support closes: PERMISSION_DENIED: .*/.source,
+      /admin connects: PERMISSION_DENIED: .*/.source,
+      "support is this process: true",
+    ];
+    expect(new RegExp(`^${lines.join("\n")}\n$`).test(output), output);
+  },
   async beyond(name) {
     const output = await start(name).finish();
     const lines = ["binary: 2 bytes", "CANCELLED", "event: make true", "thumbnails x2, web x1"];

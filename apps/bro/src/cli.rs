@@ -12,7 +12,8 @@ pub struct Cli {
     pub command: Command,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 done, 1 the call failed (its code is on stderr), 2 wrong usage, 3 no gateway.";
+const EXIT_CODES: &str =
+    "Exit codes: 0 done, 1 the call failed (its code is on stderr), 2 wrong usage, 3 no gateway, or it went away.";
 
 #[derive(Subcommand, Debug)]
 pub enum Command {
@@ -28,7 +29,7 @@ pub enum Command {
     Status(StatusArgs),
     /// Show calls and services as they come and go
     Watch(WatchArgs),
-    /// Wait until a service is there
+    /// Wait until a service is there; `bro.gateway` is there as soon as the gateway is
     WaitFor(WaitForArgs),
     /// Measure the round trip to a service
     Ping(PingArgs),
@@ -58,7 +59,7 @@ pub struct GatewayArgs {
     /// Path of the socket to listen on [default: /tmp/bro-gateway.sock]
     #[arg(long, short, env = "BRO_SOCKET", value_hint = ValueHint::FilePath)]
     pub socket: Option<PathBuf>,
-    /// A TOML file with these options; flags win over it
+    /// A TOML file with these options and more, as docs/gateway.md shows them; flags win over it
     #[arg(long, short, value_hint = ValueHint::FilePath)]
     pub config: Option<PathBuf>,
     /// Permissions of the socket file, in octal: 0666 lets everybody try whom the policy lets in [default: 0600]

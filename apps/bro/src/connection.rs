@@ -57,6 +57,8 @@ impl Connection {
             ErrorCode::ServiceNotFound => Failure::local(
                 "this gateway does not answer questions about itself: it is one of the JavaScript library",
             ),
+            // Only the gateway's own connection is in the way to its own service.
+            ErrorCode::ConnectionLost => Failure::NoGateway(format!("the gateway went away: {}", error.message())),
             _ => error.into(),
         }
     }

@@ -33,6 +33,14 @@ impl Failure {
             ErrorCode::ConnectionFailed | ErrorCode::ConnectionLost | ErrorCode::NotConnected => {
                 Failure::NoGateway(no_gateway(error.message(), socket))
             }
+            // Nothing else can take so long, or be said that a client of ours does not understand.
+            ErrorCode::Timeout | ErrorCode::PayloadTooLarge | ErrorCode::DeserializationFailed => {
+                Failure::NoGateway(format!(
+                    "no gateway at {}: what listens there hangs, or is something else: {}",
+                    socket.display(),
+                    error.message()
+                ))
+            }
             _ => Failure::Call(error),
         }
     }

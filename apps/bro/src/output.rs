@@ -18,9 +18,19 @@ pub fn print_json(value: &Value) -> Result<(), Failure> {
 /// Prints one line. A reader that has gone (`bro watch | head`) ends the command quietly.
 pub fn print_line(line: &str) -> Result<(), Failure> {
     let mut out = anstream::stdout().lock();
-    match writeln!(out, "{line}").and_then(|()| out.flush()) {
+    written(writeln!(out, "{line}").and_then(|()| out.flush()))
+}
+
+/// Prints a text as it is.
+pub fn print_bytes(text: &[u8]) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    written(out.write_all(text).and_then(|()| out.flush()))
+}
+
+fn written(result: std::io::Result<()>) -> Result<(), Failure> {
+    match result {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
-        other => other.map_err(Failure::from),
+        other => other.map_err(|error| Failure::local(format!("cannot write to standard output: {error}"))),
     }
 }
 

@@ -13,6 +13,7 @@ import {
   type NativeFailure,
   RECORD_INTS,
   RecordKind,
+  type SessionEvent,
 } from "./native";
 import { type ClientOptions, clientOptions, invalid, nativeClientOptions, serviceWait, time } from "./options";
 import { type PendingCall, PendingCalls, Settlers } from "./pending";
@@ -37,14 +38,6 @@ import type {
 /** What the native side waits for handlers at most, in milliseconds. */
 const DRAIN_TIMEOUT_MS = 30_000;
 const NO_VALUES: unknown[] = [];
-
-/** Everything that is neither a result nor a request; see `native/src/events.rs`. */
-type SessionEvent =
-  | { event: "connected" | "registered" | "already-connected" | "gateway-draining" }
-  | { event: "drained"; in_work: number }
-  | { event: "disconnected"; reason: string }
-  | { event: "reconnecting"; attempt: number; delay_ms: number; error: NativeFailure }
-  | { event: "connect-failed" | "gateway-error" | "error"; error: NativeFailure };
 
 interface Waiting {
   resolve: () => void;
@@ -450,6 +443,9 @@ export class IPCClient extends TypedEmitter<IPCClientEvents> {
           this.requests.receive(slot, generation, context, value, base, requestId);
           break;
         }
+        case RecordKind.Caller:
+          this.requests.nameCaller(slot, values[at++] as string);
+          break;
         case RecordKind.Expired:
           this.requests.expire(slot, generation, values[at++] as string);
           break;

@@ -1,7 +1,7 @@
 import { AsyncLocalStorage } from "node:async_hooks";
 import { setMaxListeners } from "node:events";
 import { IPCError, IPCErrorCode } from "./errors";
-import { attachSignal } from "./signal";
+import { attach, Sight } from "./signal";
 import type { IPCContext } from "./types";
 
 /** A request that a handler is working on. */
@@ -10,6 +10,8 @@ export class Running {
   inWork = true;
   /** Why nobody waits for its answer any more. */
   givenUp: IPCError | undefined = undefined;
+  /** What its context shows beside the four fields. */
+  shown: Sight = Sight.Fields;
   /** Made when somebody asks for the signal. */
   private controller: AbortController | undefined = undefined;
 
@@ -22,6 +24,8 @@ export class Running {
     readonly method: string,
     readonly requestId: string | undefined,
     readonly wantsAnswer: boolean,
+    /** Who calls, by the gateway's word. */
+    readonly caller: string | undefined,
   ) {}
 
   /** Aborts when the request is given up; not when it is answered. */
@@ -54,13 +58,13 @@ const WHY: Record<string, string> = {
 export const running = new AsyncLocalStorage<Running>();
 
 /**
- * The context of the call that the present code runs for, with its `signal`; `undefined` outside of handlers, and in handlers of
- * clients with `contextTracking: false`.
+ * The context of the call that the present code runs for, with its `signal` and its `caller`; `undefined` outside of handlers, and in
+ * handlers of clients with `contextTracking: false`.
  */
 export function currentContext(): IPCContext | undefined {
   const request = running.getStore();
   if (request === undefined) return undefined;
-  attachSignal(request.context, request);
+  attach(request.context, request, Sight.All);
   return request.context;
 }
 

@@ -66,19 +66,21 @@ export type Dispatch = (
   definitions: string | undefined,
 ) => void;
 
-/** Numbers in a record: kind with flags, three that depend on the kind, offset and length of a msgpack value. */
-export const RECORD_INTS = 6;
+/** Numbers in a record: kind with flags, three that depend on the kind, offset and length of a msgpack value, the caller of a request. */
+export const RECORD_INTS = 7;
 export const enum RecordKind {
   /** slot, generation. Elements: the request id if wanted, the result. */
   Result = 1,
   /** slot, generation. Elements: the request id if wanted, the error. */
   Failure = 2,
-  /** slot, generation, handler. Elements: the context, the request id if wanted, the parameters. */
+  /** slot, generation, handler, and at the end the caller, -1 where nobody vouches for it. Elements: the context, the request id if wanted, the parameters. */
   Request = 3,
   /** slot, generation. Elements: the reason. */
   Expired = 4,
   /** Elements: the event. */
   Event = 5,
+  /** number. Elements: the name of the caller that has this number from now on. */
+  Caller = 6,
 }
 
 /** Numbers of a command; see `native/src/commands.rs`. */
@@ -140,6 +142,14 @@ export interface NativeFailure {
   stack?: string;
   origin?: "local" | "gateway" | "service";
 }
+
+/** What the addon tells that is neither a result nor a request; see `native/src/events.rs`. */
+export type SessionEvent =
+  | { event: "connected" | "registered" | "already-connected" | "gateway-draining" }
+  | { event: "drained"; in_work: number }
+  | { event: "disconnected"; reason: string }
+  | { event: "reconnecting"; attempt: number; delay_ms: number; error: NativeFailure }
+  | { event: "connect-failed" | "gateway-error" | "error"; error: NativeFailure };
 
 let loaded: Addon | undefined;
 

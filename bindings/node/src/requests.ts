@@ -4,14 +4,14 @@ import { IPCError, IPCErrorCode } from "./errors";
 import { codeOf, stackOf } from "./failures";
 import { addon, Flag } from "./native";
 import type { CommandQueue } from "./queue";
-import { attachSignal, maySeeSignal } from "./signal";
+import { attach, Sight, sightOf } from "./signal";
 import type { IPCContext, MethodHandler } from "./types";
 
 /** A method that others may call. */
 interface Handler {
   readonly method: string;
   readonly handler: MethodHandler;
-  readonly seesSignal: boolean;
+  readonly sight: Sight;
 }
 
 /** Who is told what becomes of requests. */
@@ -29,6 +29,8 @@ export class Requests {
   private nextNumber = 0;
   /** By the slot that the native side gave them. */
   private readonly requests: (Running | undefined)[] = [];
+  /** The names of callers, by the numbers that the native side gives them for a while. */
+  private readonly callers: string[] = [];
 
   constructor(
     private readonly owner: object,
@@ -53,7 +55,7 @@ export class Requests {
       register(number);
       this.numbers.set(method, number);
     }
-    this.handlers[number] = { method, handler, seesSignal: maySeeSignal(handler) };
+    this.handlers[number] = { method, handler, sight: sightOf(handler) };
   }
 
   /** False when there was no such method. */
@@ -63,6 +65,11 @@ export class Requests {
     this.numbers.delete(method);
     this.handlers[number] = undefined;
     return true;
+  }
+
+  /** The caller that has a number from now on. */
+  nameCaller(number: number, name: string): void {
+    this.callers[number] = name;
   }
 
   /** Runs the handler of a request. */
@@ -79,9 +86,11 @@ export class Requests {
     const entry = number === -1 ? undefined : this.handlers[number];
     const method = entry?.method ?? "";
     const wantsAnswer = (records[base]! & Flag.Notification) === 0;
-    const request = new Running(this.owner, context, slot, generation, method, requestId, wantsAnswer);
+    const callerNumber = records[base + 6]!;
+    const caller = callerNumber === -1 ? undefined : this.callers[callerNumber];
+    const request = new Running(this.owner, context, slot, generation, method, requestId, wantsAnswer, caller);
     this.requests[slot] = request;
-    if (entry?.seesSignal) attachSignal(context, request);
+    if (entry !== undefined && entry.sight !== Sight.Fields) attach(context, request, entry.sight);
     let outcome: unknown;
     try {
       const params = value(base);

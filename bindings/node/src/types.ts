@@ -38,6 +38,22 @@ export interface IPCContext {
    * ```
    */
   readonly signal?: AbortSignal;
+  /**
+   * In a handler: the service that made the call, by the name under which it is registered at the gateway. It is the gateway's word, also on
+   * lanes, whatever the caller writes: it proves who calls, as `chain` does not, which a caller may write itself. Which user of the system may
+   * register under a name is for the gateway's policy to say.
+   *
+   * `undefined` where nobody vouches for it: at gateways of the old library, and in contexts that are not a handler's. Like `signal` it is neither
+   * enumerable nor copied with the context. It stays the same when the call has ended.
+   *
+   * ```ts
+   * client.registerMethod("refund", ({ order }, { caller }) => {
+   *   if (caller !== "billing") throw new IPCError(`${caller} may not refund`, IPCErrorCode.PERMISSION_DENIED);
+   *   // …
+   * });
+   * ```
+   */
+  readonly caller?: string;
 }
 
 /** What CALL and RESPONSE have in common. */

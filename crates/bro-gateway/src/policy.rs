@@ -5,6 +5,7 @@
 use crate::gateway::{Command, Shared};
 use bro_policy::{Accounts, Policy, PolicyError};
 use bro_proto::limits::POLICY_BYTES_MAX;
+use rustix::fs::{Mode, OFlags, open};
 use rustix::process::geteuid;
 use std::fs::File;
 use std::io::{self, Read};
@@ -128,7 +129,10 @@ fn read(path: &Path) -> Result<String, PolicyLoadError> {
     const OTHERS_MAY_WRITE: u32 = 0o002;
     let unreadable = |source| PolicyLoadError::Unreadable { path: path.to_owned(), source };
     let no_policy = |why| PolicyLoadError::Unsafe { path: path.to_owned(), why };
-    let file = File::open(path).map_err(unreadable)?;
+    // A pipe that nobody writes to would be waited for; what is no file is refused below.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = open(path, flags, Mode::empty()).map_err(|errno| unreadable(errno.into()))?;
+    let file = File::from(file);
     let metadata = file.metadata().map_err(unreadable)?;
     if !metadata.is_file() {
         return Err(no_policy("is not a file"));

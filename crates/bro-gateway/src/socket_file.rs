@@ -15,9 +15,10 @@ use rustix::fd::OwnedFd;
 use rustix::fs::{self, AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use std::io;
+use std::fs::Permissions;
+use std::io::{self, ErrorKind};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -131,8 +132,23 @@ fn check_name(path: &Path) -> Result<(), StartError> {
 /// place. Directories that exist are the administrator's business.
 fn make_directories(path: &Path) -> Result<(), StartError> {
     let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) else { return Ok(()) };
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(parent);
-    let Err(source) = made else { return Ok(()) };
+    let is_missing = |part: &&Path| std::fs::metadata(part).is_err_and(|error| error.kind() == ErrorKind::NotFound);
+    let missing: Vec<&Path> =
+        parent.ancestors().take_while(|part| !part.as_os_str().is_empty()).take_while(is_missing).collect();
+    let made = missing.into_iter().rev().try_for_each(|part| {
+        match std::fs::DirBuilder::new().mode(0o700).create(part) {
+            // The umask may have kept this user itself out.
+            Ok(()) => std::fs::set_permissions(part, Permissions::from_mode(0o700)),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()), // another gateway was quicker
+            Err(error) => Err(error),
+        }
+    });
+    let found = made.and_then(|()| std::fs::metadata(parent));
+    let source = match found {
+        Ok(found) if found.is_dir() => return Ok(()),
+        Ok(_) => ErrorKind::NotADirectory.into(),
+        Err(source) => source,
+    };
     for part in parent.ancestors() {
         if let Ok(found) = std::fs::metadata(part)
             && !found.is_dir()

@@ -13,6 +13,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::RwLock;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
@@ -77,6 +78,9 @@ impl Drop for GatewayProcess {
     }
 }
 
+/// Others of this file start processes and open connections, too: those of the test that wants all there are come after them.
+static DESCRIPTORS: RwLock<()> = RwLock::new(());
+
 /// How often the gateway has woken up.
 fn wakeups(peer: &mut RawPeer) -> u64 {
     let mut call = peer.call_value("wakeups", "bro.gateway", json!({}));
@@ -88,6 +92,7 @@ fn wakeups(peer: &mut RawPeer) -> u64 {
 
 #[test]
 fn without_descriptors_it_says_so_waits_without_spinning_and_goes_on() {
+    let _others = DESCRIPTORS.read().unwrap_or_else(|poisoned| poisoned.into_inner());
     let directory = TempDir::new();
     let mut gateway = GatewayProcess::start("ulimit -n 40", &directory.socket());
     let mut peers: Vec<RawPeer> = (0..60).map(|_| RawPeer::connect(&directory.socket())).collect();
@@ -120,6 +125,7 @@ fn without_descriptors_it_says_so_waits_without_spinning_and_goes_on() {
 
 #[test]
 fn the_soft_limit_of_open_files_is_raised() {
+    let _others = DESCRIPTORS.read().unwrap_or_else(|poisoned| poisoned.into_inner());
     let directory = TempDir::new();
     let gateway = GatewayProcess::start("ulimit -S -n 40", &directory.socket());
     let mut peers: Vec<RawPeer> = (0..100).map(|_| RawPeer::connect(&directory.socket())).collect();
@@ -132,12 +138,16 @@ fn the_soft_limit_of_open_files_is_raised() {
 
 #[test]
 fn the_umask_neither_opens_nor_closes_the_socket() {
+    let _others = DESCRIPTORS.read().unwrap_or_else(|poisoned| poisoned.into_inner());
     for umask in ["000", "022", "077", "177"] {
         let directory = TempDir::new();
-        let socket = directory.path().join("made/gateway.sock");
+        let socket = directory.path().join("made/deep/gateway.sock");
         let gateway = GatewayProcess::start(&format!("umask {umask}"), &socket);
         assert_eq!(std::fs::metadata(&socket).unwrap().mode() & 0o777, 0o600, "umask {umask}");
-        assert_eq!(std::fs::metadata(socket.parent().unwrap()).unwrap().mode() & 0o077, 0, "umask {umask}");
+        for made in socket.ancestors().skip(1).take(2) {
+            let mode = std::fs::metadata(made).unwrap().mode() & 0o777;
+            assert_eq!(mode, 0o700, "umask {umask}: its user can enter it, whoever that is, and nobody else");
+        }
         gateway.stop();
         assert!(!socket.exists());
     }
@@ -150,6 +160,7 @@ fn the_umask_neither_opens_nor_closes_the_socket() {
 
 #[test]
 fn a_killed_gateway_leaves_a_socket_that_the_next_one_replaces() {
+    let _others = DESCRIPTORS.read().unwrap_or_else(|poisoned| poisoned.into_inner());
     let directory = TempDir::new();
     let mut first = GatewayProcess::start(":", &directory.socket());
     let mut peer = RawPeer::registered(&directory.socket(), "peer");
@@ -164,6 +175,7 @@ fn a_killed_gateway_leaves_a_socket_that_the_next_one_replaces() {
 
 #[test]
 fn two_thousand_connections_come_and_go() {
+    let _alone = DESCRIPTORS.write().unwrap_or_else(|poisoned| poisoned.into_inner());
     // The gateway has raised the soft limit of this process to the hard one, and both ends of each connection are open here.
     let (directory, gateway) = start();
     let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX) / 2;

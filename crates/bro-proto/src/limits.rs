@@ -203,6 +203,10 @@ pub const EVENTS_PER_POLL_MAX: usize = 1024;
 /// A watcher that has not asked for events for this long no longer counts as watching, in milliseconds.
 pub const WATCH_LEASE_MS: u64 = 10_000;
 
+/// Most characters that a client keeps of what a gateway says before it closes the connection.
+pub const FAREWELL_CHARS_MAX: usize = 512;
+/// Largest file of options (`bro gateway --config`), in bytes.
+pub const CONFIG_BYTES_MAX: usize = 64 * 1024;
 /// Largest policy file, in bytes.
 pub const POLICY_BYTES_MAX: usize = 256 * 1024;
 /// Most rules of a policy.

@@ -5,7 +5,7 @@ use crate::conns::{ConnId, ConnState};
 use crate::event::{Origin, OwnedPayload, SessionEvent};
 use crate::session::Session;
 use bro_proto::error::{ErrorBody, ErrorCode};
-use bro_proto::limits::{FRAME_PREFIX_BYTES, GATEWAY_SERVICE};
+use bro_proto::limits::{FAREWELL_CHARS_MAX, FRAME_PREFIX_BYTES, GATEWAY_SERVICE};
 use bro_proto::time::Now;
 use bro_proto::v1::{Encoding, Header, Kind, Payload, Status, decode, scan};
 use bro_proto::v2::{self, Codec};
@@ -143,9 +143,12 @@ impl Session {
         }
         let Some(open) = self.pool.open(conn) else { return };
         if open.state == ConnState::Registering {
-            self.lose_broken(conn, error, now);
+            return self.lose_broken(conn, error, now);
         }
         // Any other error is followed by the end of the connection if the gateway means it.
+        let code = error.code.as_ref().map_or("", ErrorCode::as_str);
+        let message: String = error.message.chars().take(FAREWELL_CHARS_MAX).collect();
+        open.farewell = Some(format!("{code}: {message}").into());
     }
 
     pub(crate) fn tell_invalid(&mut self, what: &str) {

@@ -87,6 +87,8 @@ impl Session {
     /// A connection is closed, by the gateway or by an error of the socket.
     pub fn handle_closed(&mut self, id: ConnId, reason: &str, now: Now) {
         self.now = now;
+        let farewell = self.pool.open(id).and_then(|conn| conn.farewell.take());
+        let reason = farewell.map_or_else(|| reason.to_owned(), |said| format!("{reason}: {said}"));
         self.lose(id, Loss::Gone, ErrorBody::new(ErrorCode::ConnectionLost, reason), now);
     }
 
@@ -351,6 +353,7 @@ impl Session {
         conn.outbound = Outbound::default();
         conn.v2 = None;
         conn.silent_pings = 0;
+        conn.farewell = None;
         if by_us {
             self.outputs.push_back(Output::Close { conn: id, unsent });
         }

@@ -56,7 +56,8 @@ pub(crate) struct Conn {
     pub(crate) attempt: u32,
     /// The version of the methods that the last REGISTER carried.
     pub(crate) methods_version: u64,
-    /// The gateway accepts another REGISTER on the live connection; else changes wait for the next connection.
+    /// The gateway has named itself, as those of the JavaScript library do not: it accepts another REGISTER on the live connection (else changes
+    /// wait for the next one), answers questions, and stamps callers.
     pub(crate) takes_updates: bool,
     /// Checks that the gateway takes our bytes; holds how many it had taken when the check was set.
     pub(crate) stall: Option<(TimerId, u64)>,
@@ -66,6 +67,8 @@ pub(crate) struct Conn {
     pub(crate) lane: Option<Box<LaneEnd>>,
     /// Heartbeats since the first PING without any byte from the gateway behind it.
     pub(crate) silent_pings: u64,
+    /// What the gateway said that was about the connection: if it is closed now, the reason.
+    pub(crate) farewell: Option<Box<str>>,
 }
 
 impl Conn {
@@ -83,6 +86,7 @@ impl Conn {
             v2: None,
             lane: None,
             silent_pings: 0,
+            farewell: None,
         }
     }
 
@@ -175,6 +179,11 @@ impl Pool {
 
     pub(crate) fn speaks_v2(&self, id: ConnId) -> bool {
         self.get(id).is_some_and(|conn| conn.v2.is_some())
+    }
+
+    /// Whether the caller of what comes on a connection is named by the gateway: in version 2 by NAME, on a lane by its offer.
+    pub(crate) fn stamps_callers(&self, id: ConnId) -> bool {
+        self.get(id).is_some_and(|conn| conn.takes_updates || conn.v2.is_some())
     }
 
     /// Whether calls can be made on a connection.

@@ -124,6 +124,8 @@ pub struct Request {
     pub request_id: RequestKey,
     /// The calling service.
     pub from: Arc<str>,
+    /// Whether `from` is the gateway's word, as on lanes too. Where not, at gateways of the JavaScript library, it is what the caller wrote.
+    pub is_from_stamped: bool,
     /// The method; it was registered when the call came.
     pub method: Arc<str>,
     /// The parameters; empty bytes when the caller sent none.

@@ -126,6 +126,7 @@ impl Session {
         let (conn, due_ms) = (in_work.conn, in_work.due_ms);
         let (from, context) = (in_work.from.clone(), in_work.context.clone());
         let wants_answer = !matches!(in_work.echo, Echo::Nobody);
+        let is_from_stamped = self.pool.stamps_callers(conn);
         let number = if let Echo::V2 { number } = in_work.echo { Some(number) } else { None };
         let id = self.requests.insert(in_work);
         if conn.is_lane() {
@@ -139,7 +140,8 @@ impl Session {
         let timer = self.timers.insert(due_ms, Timer::Request(id));
         self.requests.set_timer(id, timer);
         self.counters.requests += 1;
-        self.tell(SessionEvent::Request(Request { id, request_id, from, method, params, context, wants_answer }));
+        let request = Request { id, request_id, from, is_from_stamped, method, params, context, wants_answer };
+        self.tell(SessionEvent::Request(request));
     }
 
     /// Takes a request out of work, with everything that leads to it.

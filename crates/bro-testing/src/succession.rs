@@ -119,10 +119,9 @@ fn signal(pid: u32, signal: Signal) {
     kill_process(pid, signal).expect("a gateway of ours can be signalled");
 }
 
-/// Gone, or waiting for its parent to notice.
+/// Gone, or waiting for its parent to notice. Its first thread may be that before the others, which have its sockets open until then.
 fn has_ended(pid: u32) -> bool {
-    match fs::read_to_string(format!("/proc/{pid}/stat")) {
-        Err(_) => true,
-        Ok(stat) => stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z')),
-    }
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
+    let is_zombie = stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'));
+    is_zombie && fs::read_dir(format!("/proc/{pid}/task")).map_or(true, |threads| threads.count() <= 1)
 }

@@ -66,6 +66,30 @@ fn our_client_serves_and_calls_old_programs_through_it() {
 }
 
 #[test]
+fn what_it_says_of_callers_is_known_to_be_no_proof() {
+    for_each_client(|encoding, pool_size| {
+        block_on(async {
+            let gateway = OldGateway::start(encoding);
+            let path = gateway.socket_path();
+            let who = async |_: Value, context: Context| {
+                Ok::<_, Error>(json!([context.caller(), context.is_caller_stamped()]))
+            };
+            let user = builder("user", path, encoding).pool_size(pool_size).method("who", who);
+            let _user = user.connect().await.expect("the old gateway registers us");
+            tokio::task::block_in_place(|| {
+                let mut caller = V1Peer::register(path, encoding, "order", &[]);
+                let context = caller.old_context(60_000);
+                let call = json!({
+                    "type": "CALL", "id": "req-1", "from": "order", "to": "user", "method": "who", "context": context
+                });
+                caller.send(&call);
+                assert_eq!(caller.expect_response("req-1")["data"], json!(["order", false]));
+            });
+        });
+    });
+}
+
+#[test]
 fn an_error_frame_that_names_the_call_rejects_it_at_once() {
     for_each_client(|encoding, pool_size| {
         block_on(async {

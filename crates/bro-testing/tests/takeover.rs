@@ -231,9 +231,10 @@ fn a_killed_gateway_after_takeovers_is_a_crash_like_any_other() {
         gateway.kill9();
         // As after any crash: a gateway that is told to take over finds none and starts, and clients come back.
         let next = bro_gateway(&path, &["--takeover"]).spawn().expect("it starts");
-        let next = KilledAtEnd(next);
+        let mut next = KilledAtEnd(next);
         let mut answered = None;
         while answered.is_none() {
+            assert!(next.0.try_wait().expect("it is ours").is_none(), "it found a gateway where there was none");
             answered = caller.call::<Value>("echo", "echo", &json!(7)).await.ok();
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }

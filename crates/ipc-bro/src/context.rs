@@ -26,6 +26,7 @@ struct Inner {
     id: RequestId,
     origin: RequestContext,
     caller: Arc<str>,
+    is_caller_stamped: bool,
     method: Arc<str>,
     key: RequestKey,
     wants_answer: bool,
@@ -45,6 +46,7 @@ impl Context {
             id: request.id,
             origin: request.context,
             caller: request.from,
+            is_caller_stamped: request.is_from_stamped,
             method,
             key: request.request_id,
             wants_answer: request.wants_answer,
@@ -62,9 +64,18 @@ impl Context {
         inner.call.get_or_init(|| inner.origin.to_context(&inner.caller, &inner.client.shared.service_name))
     }
 
-    /// The service that made the call, as the gateway knows it.
+    /// The service that made the call: the name under which it registered, as the gateway knows it, whatever the caller says of itself. Who
+    /// may register under a name is for the gateway's policy to say.
+    ///
+    /// The chain of [`Context::call`] is no such proof: a caller of version 1 writes it itself. Where the gateway is one of the JavaScript library, this
+    /// is what the caller wrote, too, see [`Context::is_caller_stamped`].
     pub fn caller(&self) -> &str {
         &self.0.caller
+    }
+
+    /// Whether [`Context::caller`] is the gateway's word. False with gateways of the JavaScript library only.
+    pub fn is_caller_stamped(&self) -> bool {
+        self.0.is_caller_stamped
     }
 
     /// The method that was called.

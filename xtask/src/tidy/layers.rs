@@ -29,6 +29,7 @@ pub(crate) const LOGIC: &[&str] = &["bro-proto", "bro-policy", "bro-router", "br
 const PURE: &[&str] = &[
     "bytes",
     "hashbrown",
+    "itoa",
     "memchr",
     "rmp",
     "rmp-serde",

@@ -27,18 +27,21 @@ pub(super) fn params(text: Option<&str>) -> Result<Value, Failure> {
     let text = match text {
         None => return Ok(Value::Object(serde_json::Map::new())),
         Some("-") => {
-            let mut text = String::new();
+            let mut text = Vec::new();
             let mut input = std::io::stdin().lock().take(FRAME_BYTES_MAX as u64 + 1);
-            input.read_to_string(&mut text)?;
+            input
+                .read_to_end(&mut text)
+                .map_err(|error| Failure::local(format!("cannot read standard input: {error}")))?;
             if text.len() > FRAME_BYTES_MAX {
                 let message = format!("the parameters have more than {FRAME_BYTES_MAX} bytes: send them in pieces");
                 return Err(Failure::Usage(message));
             }
-            text
+            return serde_json::from_slice(&text)
+                .map_err(|error| Failure::Usage(format!("the parameters on standard input are not JSON: {error}")));
         }
-        Some(text) => text.to_owned(),
+        Some(text) => text,
     };
-    serde_json::from_str(&text).map_err(|error| {
+    serde_json::from_str(text).map_err(|error| {
         Failure::Usage(format!(
             "the parameters are not JSON: {error}\nQuote them for the shell: '{{\"userId\": \"123\"}}'"
         ))

@@ -8,6 +8,8 @@ use crate::systemd::{self, Notifier};
 use bro_gateway::{Embedding, Gateway, GatewayConfig, PolicySource, StartError, StopReason};
 use bro_proto::limits;
 use serde::Deserialize;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +17,7 @@ use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::filter::LevelFilter;
 
-/// The options of `--config`. Names are those of the flags, with underscores; times are in milliseconds.
+/// The options of `--config`, as docs/gateway.md shows them. Names are those of the flags, with underscores; times are in milliseconds.
 #[derive(Deserialize, Default, Debug)]
 #[serde(deny_unknown_fields)]
 struct ConfigFile {
@@ -213,8 +215,15 @@ async fn stdin_closed() {
 }
 
 fn read_config(path: &Path) -> Result<ConfigFile, Failure> {
-    let text = std::fs::read_to_string(path)
+    let mut text = String::new();
+    // One byte more than is allowed, so that too large a file is seen to be so.
+    File::open(path)
+        .and_then(|file| file.take(limits::CONFIG_BYTES_MAX as u64 + 1).read_to_string(&mut text))
         .map_err(|error| Failure::Usage(format!("cannot read {}: {error}", path.display())))?;
+    if text.len() > limits::CONFIG_BYTES_MAX {
+        let most = limits::CONFIG_BYTES_MAX;
+        return Err(Failure::Usage(format!("{} has more than {most} bytes: it is no file of options", path.display())));
+    }
     // The error shows the line and marks the column.
     toml::from_str(&text).map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))
 }
@@ -328,6 +337,25 @@ mod tests {
         assert_eq!(config.router.heartbeat_interval_ms, 8);
         assert_eq!(config.router.depth_max, 9);
         assert_eq!((config.router.memory_max, config.router.peers_per_uid_max), (1 << 24, 5));
+    }
+
+    /// The example has every option there is, with its default, but for those that name files: a new option has to be written there, too.
+    #[test]
+    fn the_documented_file_has_every_option_and_its_default() {
+        let page = include_str!("../../../../docs/gateway.md");
+        let (_, rest) = page.split_once("```toml\n").expect("an example");
+        let (example, _) = rest.split_once("```").expect("its end");
+        let file: ConfigFile = toml::from_str(example).expect("it loads");
+        let all = format!("{file:?}");
+        assert!(!all.contains("None"), "an option is missing: {all}");
+        let written = merge(args(), file, false).unwrap();
+        let files = GatewayArgs { socket: Some(written.socket_path.clone()), ..args() };
+        let files = GatewayArgs { policy: Some("/etc/bro/policy.toml".into()), ..files };
+        let default = merge(files, ConfigFile::default(), false).unwrap();
+        assert_eq!(format!("{:?}", written.router), format!("{:?}", default.router));
+        assert_eq!((written.mode, written.drain_timeout_ms), (default.mode, default.drain_timeout_ms));
+        assert_eq!((written.policy, written.debug), (default.policy, default.debug));
+        assert_eq!(written.socket_path, Path::new(ipc_bro::DEFAULT_GATEWAY_PATH));
     }
 
     #[test]

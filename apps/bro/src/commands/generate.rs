@@ -2,21 +2,25 @@
 
 use crate::cli::{Cli, CompletionsArgs, ManArgs};
 use crate::exit::Failure;
+use crate::output::print_bytes;
 use clap::CommandFactory;
-use std::io::Write;
 
 pub fn completions(args: &CompletionsArgs) -> Result<(), Failure> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "bro", &mut script);
-    std::io::stdout().write_all(&script).map_err(Failure::from)
+    print_bytes(&script)
 }
 
 pub fn man(args: &ManArgs) -> Result<(), Failure> {
     match &args.dir {
         Some(dir) => {
-            std::fs::create_dir_all(dir)?;
-            clap_mangen::generate_to(Cli::command(), dir).map_err(Failure::from)
+            let made = std::fs::create_dir_all(dir).and_then(|()| clap_mangen::generate_to(Cli::command(), dir));
+            made.map_err(|error| Failure::local(format!("cannot write man pages to {}: {error}", dir.display())))
         }
-        None => clap_mangen::Man::new(Cli::command()).render(&mut std::io::stdout()).map_err(Failure::from),
+        None => {
+            let mut page = Vec::new();
+            clap_mangen::Man::new(Cli::command()).render(&mut page)?;
+            print_bytes(&page)
+        }
     }
 }

@@ -12,14 +12,16 @@ use bro_proto::v1::{Encoding, ScanError, check_value};
 use bro_session::OwnedPayload;
 use bytes::Bytes;
 
-/// Numbers in a record: kind with flags, three that depend on the kind, offset and length of a msgpack value.
-pub(crate) const RECORD_INTS: usize = 6;
+/// Numbers in a record: kind with flags, three that depend on the kind, offset and length of a msgpack value, the caller of a request.
+pub(crate) const RECORD_INTS: usize = 7;
 /// Records in the first batch of a turn; what comes then makes others, each twice as large up to [`RECORDS_MAX`]. After each batch
 /// what JavaScript has queued is written: the first has so few that the other side can work on the first answers while later ones are
 /// being made, the last so many that calls of JavaScript and of the kernel do not count.
 const RECORDS_FIRST: usize = 32;
 /// Records in one batch.
-pub(crate) const RECORDS_MAX: usize = 128;
+const RECORDS_MAX: usize = 128;
+/// Room for records: the last request may have its caller in front.
+pub(crate) const RECORDS_ROOM: usize = RECORDS_MAX + 1;
 /// Text above which another batch is begun, in bytes.
 const TEXT_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Large values in one batch.
@@ -35,12 +37,14 @@ pub(crate) enum Record {
     Result = 1,
     /// slot, generation. Elements: the request id if wanted, the error.
     Failure = 2,
-    /// slot, generation, handler. Elements: the context, the request id if wanted, the parameters.
+    /// slot, generation, handler, and at the end the caller. Elements: the context, the request id if wanted, the parameters.
     Request = 3,
     /// slot, generation. Elements: the reason.
     Expired = 4,
     /// Elements: the event.
     Event = 5,
+    /// number. Elements: the name of the caller that has this number from now on.
+    Caller = 6,
 }
 
 /// The value is `undefined`, there is no element for it.
@@ -112,7 +116,12 @@ impl Batch {
     /// Begins a record; its elements follow.
     pub(crate) fn record(&mut self, kind: Record, numbers: [i32; 3]) {
         let [a, b, c] = numbers;
-        self.records.push([kind as i32, a, b, c, 0, 0]);
+        self.records.push([kind as i32, a, b, c, 0, 0, 0]);
+    }
+
+    /// The number of the caller of the present record, a request.
+    pub(crate) fn caller(&mut self, number: i32) {
+        self.records.last_mut().expect("a record was begun")[6] = number;
     }
 
     /// An element of JSON that `write` appends.

@@ -6,6 +6,7 @@
 //! one write. The rules of [`Session`] say in which order it is asked.
 
 use crate::batch::Batch;
+use crate::callers::Callers;
 use crate::calls::{Calls, Promise};
 use crate::environment::{Ends, Environment};
 use crate::lane::LaneSocket;
@@ -48,6 +49,7 @@ pub(crate) struct State {
     pub(crate) handlers: HashMap<Box<str>, i32>,
     /// What was found there last; forgotten when that may have changed.
     pub(crate) latest_handler: Option<(Arc<str>, i32)>,
+    pub(crate) callers: Callers,
     /// Whether JavaScript wants to know the ids of calls and requests.
     pub(crate) wants_ids: bool,
     /// Services and methods that JavaScript calls by number.
@@ -128,6 +130,7 @@ impl Client {
             told: VecDeque::new(),
             handlers: HashMap::new(),
             latest_handler: None,
+            callers: Callers::default(),
             wants_ids: false,
             routes: Vec::new(),
             path,

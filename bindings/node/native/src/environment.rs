@@ -2,7 +2,7 @@
 //!
 //! Nothing here is global: a worker thread, and another version of this addon in the same process, have their own.
 
-use crate::batch::{Batch, RECORD_INTS, RECORDS_MAX};
+use crate::batch::{Batch, RECORD_INTS, RECORDS_ROOM};
 use crate::commands::Commands;
 use crate::node::{Env, SharedArray, Value, guarded};
 use crate::shapes::Shapes;
@@ -58,7 +58,7 @@ impl Environment {
         if unsafe { sys::napi_get_uv_event_loop(env.0, &mut uv_loop) } != Status::napi_ok {
             return None;
         }
-        let (records_value, records) = env.shared_ints(RECORDS_MAX * RECORD_INTS)?;
+        let (records_value, records) = env.shared_ints(RECORDS_ROOM * RECORD_INTS)?;
         let (tape_value, tape) = env.shared_ints(TAPE_INTS)?;
         let (doubles_value, doubles) = env.shared_doubles(TAPE_DOUBLES)?;
         let environment = Rc::new(Environment {

@@ -1,6 +1,7 @@
 //! What the session tells, as records of a batch.
 
 use crate::batch::{Batch, Record};
+use crate::callers;
 use crate::calls::Settled;
 use crate::client::{CallDone, State};
 use crate::environment::Environment;
@@ -137,12 +138,24 @@ impl State {
         }
     }
 
+    /// The number of a caller, which JavaScript is told first where it does not know it.
+    fn caller(&mut self, name: &Arc<str>, batch: &mut Batch) -> i32 {
+        let (number, is_new) = self.callers.number(name);
+        if is_new {
+            batch.record(Record::Caller, [number, 0, 0]);
+            json(batch, &&**name);
+        }
+        number
+    }
+
     fn add_request(&mut self, request: &Request, batch: &mut Batch, shapes: &mut Shapes, environment: &Environment) {
-        let Request { id, request_id, from, method, params, context, wants_answer } = request;
+        let Request { id, request_id, from, is_from_stamped, method, params, context, wants_answer } = request;
         // Registered when the request came in; a method that was taken away since is answered by JavaScript.
         let handler = self.handler(method);
+        let caller = if *is_from_stamped { self.caller(from, batch) } else { callers::UNKNOWN };
         let mark = batch.mark();
         batch.record(Record::Request, [id.slot.cast_signed(), id.generation.cast_signed(), handler]);
+        batch.caller(caller);
         if !wants_answer {
             batch.mark_notification();
         }

@@ -382,6 +382,15 @@ fn object(text: &str) -> Json {
     serde_json::from_str(text).unwrap_or_else(|_| json!({}))
 }
 
+/// A context as its caller wrote it, without what of a context is only the gateway's to say.
+fn context(text: &str) -> Json {
+    let mut context = object(text);
+    if let Json::Object(fields) = &mut context {
+        fields.retain(|name, _| name != "caller" && name != "signal");
+    }
+    context
+}
+
 fn describe(event: GatewayEvent) -> Json {
     match event {
         GatewayEvent::Started { socket_path } => json!(["started", { "socketPath": socket_path.to_string_lossy() }]),
@@ -405,7 +414,7 @@ fn describe(event: GatewayEvent) -> Json {
             "to": to,
             "method": method,
             "requestId": request_id,
-            "context": object(&context_json),
+            "context": context(&context_json),
         }]),
         GatewayEvent::ResponseRouted { from, to, status, request_id, .. } => json!(["response-routed", {
             "from": from,

@@ -6,6 +6,7 @@
 //! | `lanes`, `lane` | its lanes to other clients: shared memory beside the sockets |
 //! | `waiting` | what is done for lanes right before the loop waits |
 //! | `events`, `batch` | what the session tells, as one string and one array of numbers |
+//! | `callers` | the names of those who call, by number |
 //! | `commands`, `calls`, `quote` | what JavaScript queues, handed over in one crossing |
 //! | `tape`, `shapes`, `unfold`, `fold` | values taken apart, which JavaScript makes faster than it parses JSON |
 //! | `exports` | the functions that JavaScript calls for a client |
@@ -20,6 +21,7 @@
 //! everything free.
 
 mod batch;
+mod callers;
 mod calls;
 mod client;
 mod commands;

@@ -7,6 +7,7 @@ const options = { serviceName, gatewayPath, reconnectDelay: 20, heartbeatInterva
 const client = new IPCClient(options);
 client.registerMethod("echo", (value) => value);
 client.registerMethod("chain", (_, { root, chain, depth }) => ({ root, chain, depth }));
+client.registerMethod("who", (_, { caller }) => caller);
 client.registerMethod("forward", ({ service, method, value }) => client.call(service, method, value));
 client.registerMethod("descriptors", () => readdirSync("/proc/self/fd").length);
 client.registerMethod("never", () => {

@@ -5,6 +5,7 @@ import { IPCClient } from "ipc-bro";
 const { path, name, calls, serializer = "json" } = workerData;
 const client = new IPCClient({ serviceName: name, gatewayPath: path, serializer });
 client.registerMethod("echo", (value) => value);
+client.registerMethod("who", (_, { caller }) => caller);
 client.registerMethod("never", () => new Promise(() => {}));
 await client.connect();
 parentPort.postMessage("ready");

@@ -37,13 +37,16 @@ interface DocumentedContext {
   depth: number;
   deadline: number;
 }
-expectTypeOf<Omit<IPCContext, "signal">>().toEqualTypeOf<DocumentedContext>();
+expectTypeOf<Omit<IPCContext, "signal" | "caller">>().toEqualTypeOf<DocumentedContext>();
 expectTypeOf<IPCContext>().toExtend<DocumentedContext>();
 expectTypeOf<DocumentedContext>().toExtend<IPCContext>();
 expectTypeOf<IPCContext["signal"]>().toEqualTypeOf<AbortSignal | undefined>();
 declare const given: IPCContext;
 // @ts-expect-error nobody sets the signal of a context
 given.signal = AbortSignal.timeout(1);
+expectTypeOf<IPCContext["caller"]>().toEqualTypeOf<string | undefined>();
+// @ts-expect-error nor its caller
+given.caller = "admin";
 expectTypeOf<CallMessage>().toExtend<BaseMessage>();
 expectTypeOf<ResponseMessage>().toExtend<BaseMessage>();
 expectTypeOf<IPCMessage>().toEqualTypeOf<CallMessage | ResponseMessage | RegisterMessage | HeartbeatMessage>();

@@ -45,6 +45,22 @@ fn a_call_goes_out_as_the_wire_says_and_its_answer_ends_it() {
     }
 }
 
+/// Who has lost a call wants to know why, and that is all that says so.
+#[test]
+fn what_the_gateway_says_before_it_closes_the_connection_is_the_reason() {
+    let mut pair = Pair::connected(config());
+    pair.call("user", "get", &json!(1)).unwrap();
+    let (conn, _) = pair.next_sent();
+    let error = json!({"message": format!("no memory{}", "!".repeat(10_000)), "code": "RESOURCE_EXHAUSTED"});
+    pair.send(conn, &json!({"type": "ERROR", "error": error, "timestamp": 5}));
+    assert!(matches!(pair.next_event(), SessionEvent::GatewayError(_)));
+    pair.hang_up(conn);
+    let lost = pair.next_done().1.unwrap_err();
+    assert_eq!(lost.code, Some(ErrorCode::ConnectionLost));
+    assert!(lost.message.contains("RESOURCE_EXHAUSTED: no memory!!"), "{}", lost.message);
+    assert!(lost.message.len() < 1000, "{} bytes are kept", lost.message.len());
+}
+
 #[test]
 fn payloads_of_whole_frames_are_not_copied() {
     let mut pair = Pair::connected(config());

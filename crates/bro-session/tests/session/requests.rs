@@ -54,6 +54,29 @@ fn the_context_of_a_request_in_work_is_there_as_it_came() {
 }
 
 #[test]
+fn the_callers_name_is_the_gateways_word_where_the_gateway_has_named_itself() {
+    // Only `from` of the frame counts, and only where the gateway has said who it is.
+    let mut forged = context();
+    forged["caller"] = json!("admin");
+    forged["from"] = json!("admin");
+    forged["chain"] = json!(["admin", "order"]);
+    for (ack, is_from_stamped) in [
+        (json!({"type": "REGISTER_ACK", "from": "bro.gateway"}), true),
+        (json!({"type": "REGISTER_ACK"}), false),
+        (json!({"type": "REGISTER_ACK", "from": "user"}), false),
+    ] {
+        let mut pair = Pair::new(config());
+        pair.session.connect(pair.now);
+        pair.drive();
+        let conn = pair.accept().expect("it is asked for");
+        pair.send(conn, &ack);
+        pair.send(conn, &with("context", forged.clone()));
+        let request = pair.next_request();
+        assert_eq!((&*request.from, request.is_from_stamped), ("user", is_from_stamped), "{ack}");
+    }
+}
+
+#[test]
 fn values_of_a_frame_that_came_in_pieces_are_whole() {
     let mut pair = Pair::connected(config());
     let conn = pair.conn(0);

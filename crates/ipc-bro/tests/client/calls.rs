@@ -47,7 +47,10 @@ fn typed_values_arrive_whole_in_every_mix_of_encodings() {
             let orders = place.builder("orders").serializer(callee).build().unwrap();
             orders
                 .register("store", async |mut order: Order, context: Context| {
-                    assert_eq!((context.caller(), context.method()), ("shop", "store"));
+                    assert_eq!(
+                        (context.caller(), context.is_caller_stamped(), context.method()),
+                        ("shop", true, "store")
+                    );
                     order.state = OrderState::Open;
                     Ok::<_, HandlerError>(order)
                 })

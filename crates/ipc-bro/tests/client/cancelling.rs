@@ -313,7 +313,10 @@ fn old_and_new_clients_understand_each_other_in_every_combination() {
             for (one, other) in ENCODING_PAIRS {
                 let role = place.builder("role").serializer(one).speak_v2(is_v2(0));
                 let role = role.method("see", async |fail: bool, context: Context| match fail {
-                    false => Ok((context.call().clone(), context.caller().to_owned())),
+                    false => {
+                        assert!(context.is_caller_stamped());
+                        Ok((context.call().clone(), context.caller().to_owned()))
+                    }
                     true => Err(HandlerError::new("MINE", "no").with_details("at x")),
                 });
                 let role = role.connect().await.unwrap();

@@ -26,8 +26,7 @@ pub(crate) fn json_float(out: &mut Vec<u8>, value: f64) {
             reason = "a non-negative integer below 2^53"
         )]
         let integer = magnitude as u64;
-        write!(out, "{integer}").expect(INFALLIBLE);
-        return;
+        return out.extend_from_slice(itoa::Buffer::new().format(integer).as_bytes());
     }
     // `{:e}` gives the shortest digits as d.ddde±x: at most 17 digits, a point, `e-324`.
     let mut text = [0_u8; 32];

@@ -4,7 +4,6 @@ use super::head::{EXT_TIMESTAMP, EXT_UNDEFINED, Head, bytes_at, read_head, skip_
 use super::{OutputLimit, Patches, date, number, write};
 use crate::limits::NESTING_MAX;
 use crate::v1::rewrite::{Patch, TranscodeError};
-use std::io::Write;
 
 /// What stands for a map key that has no text.
 const KEY_WITHOUT_TEXT: &[u8] = b"\"?\"";
@@ -62,8 +61,8 @@ impl Walk<'_, '_, '_, '_> {
             Head::Nil => self.out.extend_from_slice(b"null"),
             Head::Bool(true) => self.out.extend_from_slice(b"true"),
             Head::Bool(false) => self.out.extend_from_slice(b"false"),
-            Head::Unsigned(value) => write!(self.out, "{value}").expect("writing to a Vec"),
-            Head::Signed(value) => write!(self.out, "{value}").expect("writing to a Vec"),
+            Head::Unsigned(value) => self.out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes()),
+            Head::Signed(value) => self.out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes()),
             Head::Float(value) => number::json_float(self.out, value),
             Head::Str(len) => self.string(len)?,
             Head::Bin(len) => {
@@ -209,8 +208,10 @@ impl Walk<'_, '_, '_, '_> {
         self.out.extend_from_slice(b"{\"type\":\"Buffer\",\"data\":[");
         for (at, piece) in content.chunks(PIECE_BYTES).enumerate() {
             for (within, byte) in piece.iter().enumerate() {
-                let comma = if at + within == 0 { "" } else { "," };
-                write!(self.out, "{comma}{byte}").expect("writing to a Vec");
+                if at + within > 0 {
+                    self.out.push(b',');
+                }
+                self.out.extend_from_slice(itoa::Buffer::new().format(*byte).as_bytes());
             }
             self.limit.check(self.out)?;
         }

@@ -152,7 +152,9 @@ impl Walk<'_, '_, '_, '_> {
             let rest = &self.source[self.at..];
             let Some(len) = memchr::memchr2(b'"', b'\\', rest) else { return Err(self.malformed()) };
             let clean = &rest[..len];
-            if let Some(control) = clean.iter().position(|&byte| byte < 0x20) {
+            // Looking at all of them takes less time than stopping at the first one: there is none.
+            if clean.iter().fold(false, |any, &byte| any | (byte < 0x20)) {
+                let control = clean.iter().position(|&byte| byte < 0x20).expect("just seen");
                 return Err(TranscodeError::Malformed { at: self.at + control });
             }
             self.at += len + 1;
@@ -164,8 +166,18 @@ impl Walk<'_, '_, '_, '_> {
                 return Ok(());
             }
             self.text.extend_from_slice(clean);
-            let decoded = self.escape()?;
-            self.text.extend_from_slice(decoded.encode_utf8(&mut [0; 4]).as_bytes());
+            loop {
+                let decoded = self.escape()?;
+                match u8::try_from(decoded) {
+                    Ok(byte) if byte.is_ascii() => self.text.push(byte),
+                    _ => self.text.extend_from_slice(decoded.encode_utf8(&mut [0; 4]).as_bytes()),
+                }
+                // Texts of many escapes have them side by side.
+                if self.peek() != Some(b'\\') {
+                    break;
+                }
+                self.at += 1;
+            }
         }
     }
 
@@ -235,15 +247,17 @@ impl Walk<'_, '_, '_, '_> {
             self.at += usize::from(matches!(self.peek(), Some(b'+' | b'-')));
             self.digits()?;
         }
-        let text = std::str::from_utf8(&self.source[start..self.at]).expect("digits are ASCII");
         // Ten digits hold every 32-bit integer, and no more than an i64 can.
-        if is_integer && digits <= 10 && text != "-0" {
-            let value: i64 = text.parse().expect("at most ten digits");
+        if is_integer && digits <= 10 {
+            let digits = &self.source[digits_from..self.at];
+            let value = digits.iter().fold(0, |value, digit| 10 * value + i64::from(digit - b'0'));
             match u64::try_from(value) {
-                Ok(value) => write::msgpack_unsigned(self.out, value),
-                Err(_) => write::msgpack_signed(self.out, value),
+                Ok(value) if !is_negative => write::msgpack_unsigned(self.out, value),
+                Ok(0) => write::msgpack_float(self.out, -0.0),
+                _ => write::msgpack_signed(self.out, -value),
             }
         } else {
+            let text = std::str::from_utf8(&self.source[start..self.at]).expect("digits are ASCII");
             write::msgpack_float(self.out, text.parse().expect("a JSON number is one in Rust"));
         }
         Ok(())
