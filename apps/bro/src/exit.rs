@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// Why a subcommand failed; decides the exit code.
 #[derive(Debug)]
@@ -43,6 +44,14 @@ impl Failure {
             }
             _ => Failure::Call(error),
         }
+    }
+
+    /// What listens at the socket has said nothing within the time that the user has given.
+    pub fn silent(socket: &Path, waited: Duration) -> Self {
+        let path = socket.display();
+        Failure::NoGateway(format!(
+            "no gateway at {path}: what listens there hangs, or is something else: no answer in {waited:?}"
+        ))
     }
 
     /// Prints the failure to stderr and gives the exit code.

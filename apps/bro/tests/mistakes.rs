@@ -133,8 +133,13 @@ fn who_does_not_answer_or_not_in_our_words_is_called_no_gateway() {
         3,
         &format!("no gateway at {}: what listens there hangs, or is something else", socket.display()),
     );
+    // The time that a call may take is not only that which the callee takes.
+    let output = bro(&socket).args(["call", "user", "get", "--timeout", "100ms"]).output().unwrap();
+    assert_ends(&output, 3, "hangs, or is something else: no answer in 100ms");
     let web = std::thread::spawn(move || {
-        listener.accept().unwrap(); // that of the first command, which has gone
+        for _ in 0..2 {
+            listener.accept().unwrap(); // those of the commands before, which have gone
+        }
         let (mut asked, _) = listener.accept().unwrap();
         let _ = asked.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
         asked

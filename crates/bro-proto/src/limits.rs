@@ -7,6 +7,8 @@
 pub const FRAME_PREFIX_BYTES: usize = 4;
 /// Largest body of one frame, in bytes. The call that a larger one is about fails with `PAYLOAD_TOO_LARGE`, and its bytes are skipped.
 pub const FRAME_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// The least that a gateway's limit of frames may be set to, in bytes: with less, programs with a few methods could not register.
+pub const FRAME_BYTES_MAX_MIN: usize = 1024;
 /// First bytes of the body of a larger frame, in which it must stand which call it is about. They are all that is kept of it.
 pub const OVERSIZE_HEAD_BYTES: usize = 4096;
 /// Largest body that is skipped, in bytes. Whoever announces more does not speak our protocol, or nothing that would ever be wanted: the

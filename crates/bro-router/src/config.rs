@@ -119,13 +119,16 @@ pub enum ConfigError {
     /// A frame prefix could not announce such a body.
     #[error("frame_bytes_max must fit 32 bits")]
     FrameTooLarge,
+    /// No program could register.
+    #[error("frame_bytes_max must be at least {}", limits::FRAME_BYTES_MAX_MIN)]
+    FrameTooSmall,
 }
 
 impl RouterConfig {
     /// Checks that the options fit together; drivers do so before they start.
     pub fn check(&self) -> Result<(), ConfigError> {
         for (name, value) in [
-            ("frame_bytes_max", self.frame_bytes_max),
+            ("depth_max", self.depth_max as usize),
             ("peers_max", self.peers_max),
             ("in_flight_max", self.in_flight_max),
             ("in_flight_per_peer_max", self.in_flight_per_peer_max),
@@ -146,6 +149,9 @@ impl RouterConfig {
         if !(1..=100).contains(&self.uid_share_percent) {
             return Err(ConfigError::ShareOutOfRange);
         }
+        if self.frame_bytes_max < limits::FRAME_BYTES_MAX_MIN {
+            return Err(ConfigError::FrameTooSmall);
+        }
         if self.frame_bytes_max > u32::MAX as usize {
             return Err(ConfigError::FrameTooLarge);
         }
@@ -154,5 +160,21 @@ impl RouterConfig {
             return Err(ConfigError::QueueOrder);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_with_which_nobody_could_be_served_are_refused() {
+        let told = |config: RouterConfig| config.check().map_err(|error| error.to_string());
+        assert_eq!(told(RouterConfig::default()), Ok(()));
+        let of_nothing = RouterConfig { depth_max: 0, ..RouterConfig::default() };
+        assert_eq!(told(of_nothing), Err("depth_max must be more than 0".to_owned()));
+        let of_frames = |frame_bytes_max| told(RouterConfig { frame_bytes_max, ..RouterConfig::default() });
+        assert_eq!(of_frames(1023), Err("frame_bytes_max must be at least 1024".to_owned()));
+        assert_eq!(of_frames(1024), Ok(()));
     }
 }

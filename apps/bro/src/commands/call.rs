@@ -14,7 +14,11 @@ pub async fn run(args: CallArgs) -> Result<(), Failure> {
     let params = params(args.params.as_deref())?;
     let started = Instant::now();
     let wait = args.wait.unwrap_or_default().min(args.timeout);
-    let connection = Connection::open(&args.socket.socket, wait).await?;
+    let opening = Connection::open(&args.socket.socket, wait);
+    let Ok(connection) = tokio::time::timeout(args.timeout, opening).await else {
+        return Err(Failure::silent(&args.socket.socket, args.timeout));
+    };
+    let connection = connection?;
     let options = CallOptions::new().timeout(args.timeout.saturating_sub(started.elapsed()));
     let options = options.wait_for_service(wait.saturating_sub(started.elapsed()));
     let result = connection.client().call_with::<Value>(&args.service, &args.method, params, options).await;
