@@ -2,14 +2,15 @@
 
 use crate::fault::Fault;
 use crate::traffic::below;
-use bro_proto::limits::{LANE_BYTES, LANES_BYTES_MAX};
+use bro_proto::limits::{ENDS_PER_INPUT_MAX, LANE_BYTES, LANES_BYTES_MAX};
 use bro_proto::rng::Rng;
 use bro_router::{LanePolicy, RouterConfig};
 
 /// What the router is told, where its defect is not to heed it.
 pub(crate) fn defective(config: &RouterConfig, fault: Fault) -> RouterConfig {
     let lanes = if fault == Fault::EagerLane { LanePolicy::Always } else { config.lanes };
-    RouterConfig { lanes, ..config.clone() }
+    let ends_per_input_max = if fault == Fault::EndAtOnce { ENDS_PER_INPUT_MAX } else { config.ends_per_input_max };
+    RouterConfig { lanes, ends_per_input_max, ..config.clone() }
 }
 
 /// Limits so small that random traffic reaches them.
@@ -17,6 +18,7 @@ pub(crate) fn random_config(rng: &mut Rng) -> RouterConfig {
     let frame_bytes_max = 2048 << rng.below(2);
     // Of their own: what happens in a run does not depend on how many limits there are.
     let mut quotas = rng.clone();
+    let mut ends = Rng::new(rng.clone().next_u64());
     RouterConfig {
         speaks_v2: rng.below(12) > 0,
         lanes: [LanePolicy::Off, LanePolicy::Auto, LanePolicy::Auto, LanePolicy::Always][below(4, rng)],
@@ -34,6 +36,8 @@ pub(crate) fn random_config(rng: &mut Rng) -> RouterConfig {
         in_flight_per_peer_max: 20,
         // As many as there are: what comes of more is in the tests of accounts.
         in_flight_per_callee_max: 60,
+        // Mostly so few that what ends together ends in pieces.
+        ends_per_input_max: if ends.below(4) == 0 { ENDS_PER_INPUT_MAX } else { 1 + below(5, &mut ends) },
         queue_pause_bytes: 2 * frame_bytes_max,
         queue_calls_bytes_max: 3 * frame_bytes_max,
         queue_bytes_max: 8 * frame_bytes_max,

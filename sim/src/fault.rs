@@ -81,11 +81,15 @@ pub enum Fault {
     ForgetGroups,
     /// What is refused for another reason is said to be denied.
     FalseDenial,
+    /// Of calls that end together, those that have to wait are forgotten.
+    ForgetEnds,
+    /// All calls that end together end at once, however many they are.
+    EndAtOnce,
 }
 
 impl Fault {
     /// Every defect there is.
-    pub const ALL: [Fault; 37] = [
+    pub const ALL: [Fault; 39] = [
         Fault::DropResponse,
         Fault::RepeatResponse,
         Fault::Misdirect,
@@ -123,6 +127,8 @@ impl Fault {
         Fault::ForgetPolicyInTakeover,
         Fault::ForgetGroups,
         Fault::FalseDenial,
+        Fault::ForgetEnds,
+        Fault::EndAtOnce,
     ];
 
     /// The name on the command line.
@@ -166,6 +172,8 @@ impl Fault {
             Fault::ForgetPolicyInTakeover => "forget-policy-in-takeover",
             Fault::ForgetGroups => "forget-groups",
             Fault::FalseDenial => "false-denial",
+            Fault::ForgetEnds => "forget-ends",
+            Fault::EndAtOnce => "end-at-once",
         }
     }
 

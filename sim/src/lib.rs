@@ -19,6 +19,7 @@
 //! | `system` | another one beside it: sessions, router, lanes and takeovers together, checked by what programs see of them |
 
 mod config;
+mod endings;
 mod fault;
 mod lanes;
 mod model;

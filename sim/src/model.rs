@@ -1,7 +1,7 @@
 //! What is registered and in flight as an outsider knows it, and what must come of a message.
 
+use crate::endings::Ending;
 use crate::lanes::Lanes;
-use crate::model_v2::Ending;
 use crate::network::{Connection, Id};
 use crate::policy::Rules;
 use crate::traffic::{Shape, below};
@@ -69,7 +69,7 @@ pub(crate) struct World {
     pub(crate) abandoned: BTreeSet<(PeerId, String)>,
     /// Of the last call that was passed on.
     pub(crate) serial: u64,
-    /// Calls that were given up in the input being judged.
+    /// Calls of which it is decided how they end, and which may not have ended so far: see [`crate::endings`].
     pub(crate) endings: Vec<Ending>,
     /// Of the last service that was registered.
     pub(crate) service_serial: u64,
@@ -88,8 +88,6 @@ pub(crate) struct World {
     pub(crate) held: usize,
     /// The router's accounts before the input being judged.
     pub(crate) users: Vec<UserView>,
-    /// Peers that went in the input being judged, with what was in flight to them.
-    pub(crate) gone: Vec<PeerId>,
     /// How often each error code and each reason of a close came out.
     pub(crate) seen: BTreeMap<String, u64>,
 }
@@ -117,7 +115,6 @@ impl World {
             lanes: Lanes::default(),
             held: 0,
             users: Vec::new(),
-            gone: Vec::new(),
             seen: BTreeMap::new(),
         }
     }
@@ -136,11 +133,11 @@ impl World {
     pub(crate) fn take_down(&mut self, peer: PeerId) {
         let Some(connection) = self.connections.remove(&peer) else { return };
         self.held -= connection.held;
-        self.gone.push(peer);
         let own = self.flights.iter().filter(|flight| flight.caller == peer);
         for serial in own.map(|flight| flight.serial).collect::<Vec<_>>() {
             self.give_up(serial, 2, None);
         }
+        self.lose_calls_to(peer);
         self.abandoned.retain(|(callee, _)| *callee != peer);
         self.inquiries.retain(|(caller, _)| *caller != peer);
         self.questions.retain(|(caller, _), _| *caller != peer);

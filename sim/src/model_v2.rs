@@ -7,16 +7,6 @@ use bro_proto::limits::{CALL_TIMEOUT_MAX_MS, CHAIN_LEN_MAX, GATEWAY_SERVICE};
 use bro_router::PeerId;
 use serde_json::Value;
 
-/// A call that has been given up, until the present input is judged.
-#[derive(Debug)]
-pub(crate) struct Ending {
-    pub(crate) flight: Flight,
-    /// What the callee may be told as the reason, while it has to be told.
-    pub(crate) cancel_due: Option<Vec<u8>>,
-    /// The code with which the caller has to be answered.
-    pub(crate) answer_due: Option<&'static str>,
-}
-
 /// What a CALL or a NOTIFY of version 2 must come to.
 #[derive(Debug, Default)]
 pub(crate) struct Prospect {
@@ -82,6 +72,10 @@ impl World {
                     prospect.parent = Some(parent.serial);
                     let left_ms = parent.deadline_ms.saturating_sub(self.now.mono_ms());
                     prospect.timeout_ms = prospect.timeout_ms.min(left_ms);
+                    if left_ms == 0 {
+                        // Others came in before the router could do all that is due.
+                        codes.push("DEADLINE_EXCEEDED");
+                    }
                     prospect.section = Some(section);
                 }
             }
@@ -125,32 +119,6 @@ impl World {
         codes
     }
 
-    /// A call ends without its callee, and all that were made for it: each caller is to be told, and each callee.
-    pub(crate) fn give_up(&mut self, serial: u64, reason: u8, answer: Option<&'static str>) {
-        let mut ending = vec![(serial, reason, answer)];
-        while let Some((serial, reason, answer)) = ending.pop() {
-            let Some(at) = self.flights.iter().position(|flight| flight.serial == serial) else { continue };
-            let flight = self.flights.swap_remove(at);
-            let children = self.flights.iter().filter(|other| other.parent == Some(serial));
-            ending.extend(children.map(|child| (child.serial, 0, Some("CANCELLED"))));
-            let is_caller_there = self.connections.contains_key(&flight.caller);
-            let mut cancel_due = None;
-            if self.connections.contains_key(&flight.callee) {
-                match &flight.callee_id {
-                    Id::Text(id) => drop(self.abandoned.insert((flight.callee, id.clone()))),
-                    // Of those that end with their caller, some are reached from above first.
-                    Id::Number(_) if !is_caller_there => cancel_due = Some(vec![0, 2]),
-                    Id::Number(_) => cancel_due = Some(vec![reason]),
-                }
-            }
-            if reason == 0 && answer.is_some() {
-                self.saw("cascade");
-            }
-            let answer_due = answer.filter(|_| is_caller_there);
-            self.endings.push(Ending { flight, cancel_due, answer_due });
-        }
-    }
-
     /// CANCEL: the caller waits no longer.
     pub(crate) fn cancelled(&mut self, caller: PeerId, number: u64, flags: u8) {
         let id = Id::Number(number);
@@ -166,19 +134,6 @@ impl World {
         } else {
             self.saw("cancel of nothing");
         }
-    }
-
-    /// Whether all has been said about the calls that were given up.
-    pub(crate) fn check_endings(&mut self) -> Result<(), String> {
-        for Ending { flight, cancel_due, answer_due } in self.endings.drain(..) {
-            if cancel_due.is_some() && self.connections.contains_key(&flight.callee) {
-                return Err(format!("the callee is not told that it was given up: {flight:?}"));
-            }
-            if answer_due.is_some() && self.connections.contains_key(&flight.caller) {
-                return Err(format!("the caller is not told {answer_due:?} of {flight:?}"));
-            }
-        }
-        Ok(())
     }
 }
 

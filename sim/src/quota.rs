@@ -25,6 +25,26 @@ impl World {
         own + 1 > self.share(self.config.in_flight_max, self.flights.len() - own)
     }
 
+    /// The same, if all calls that may not have ended so far count, and for each one that these were made for.
+    fn may_have_too_many_calls(&self, caller: PeerId) -> bool {
+        let (left, uid) = (2 * self.endings.len(), self.uid_of(caller));
+        let own = self.flights.iter().filter(|flight| self.uid_of(flight.caller) == uid).count();
+        let of_peer = self.flights.iter().filter(|flight| flight.caller == caller).count();
+        own + left + 1 > self.share(self.config.in_flight_max, self.flights.len() - own + left)
+            || of_peer + left >= self.config.in_flight_per_peer_max
+    }
+
+    /// Whether one more connection of a user may be refused because of those that have gone with calls that have not ended so far.
+    pub(crate) fn may_have_too_many_connections(&self, uid: Option<u32>) -> bool {
+        // Both ends of one call may have gone.
+        let (left, config) = (2 * self.endings.len(), &self.config);
+        let own = self.connections.values().filter(|peer| peer.identity.uid == uid).count();
+        let all = self.connections.len();
+        all + left >= config.peers_max
+            || own + left >= config.peers_per_uid_max
+            || own + left + 1 > self.share(config.peers_max, all - own + left)
+    }
+
     /// Whether a callee has left so much unread that a call of this caller must be refused.
     pub(crate) fn is_crowded(&self, caller: PeerId, callee: PeerId) -> bool {
         let (held, limit) = (self.connections[&callee].held, self.config.queue_calls_bytes_max);
@@ -51,8 +71,14 @@ impl World {
                 let instances = self.services.get(to).map(|service| &service.instances);
                 is_closed || instances.is_some_and(|peers| peers.keys().any(|&peer| self.may_evict(peer)))
             }
-            "RESOURCE_EXHAUSTED" => self.may_lack_memory(self.uid_of(caller)),
-            "OVERLOADED" => self.users.iter().any(|user| self.may_lack_memory(user.uid)),
+            "RESOURCE_EXHAUSTED" => self.may_lack_memory(self.uid_of(caller)) || self.may_have_too_many_calls(caller),
+            "OVERLOADED" => {
+                // A caller whose calls have not ended so far may count as one that has many.
+                let has_much = |peer: &PeerId| self.connections[peer].held > self.config.queue_calls_bytes_max;
+                let service = self.services.get(to).filter(|_| !self.endings.is_empty());
+                service.is_some_and(|service| service.instances.keys().any(has_much))
+                    || self.users.iter().any(|user| self.may_lack_memory(user.uid))
+            }
             _ => false,
         }
     }
@@ -83,7 +109,11 @@ impl World {
             let held: usize = of_user().map(|peer| peer.held).sum();
             let lanes = self.lanes.paid_by(|peer| self.uid_of(peer) == user.uid);
             let are_lanes_right = (user.lanes, user.lane_bytes) == (lanes, lanes * LANE_BYTES);
-            let is_right = user.connections == of_user().count() && user.in_flight == flights && are_lanes_right;
+            let left = self.endings.len();
+            let is_near = |claimed: usize, there: usize, more: usize| (there..=there + more).contains(&claimed);
+            let is_right = is_near(user.connections, of_user().count(), 2 * left)
+                && is_near(user.in_flight, flights, 2 * left)
+                && are_lanes_right;
             if !is_right || user.memory_bytes < held {
                 return Err(format!(
                     "{user:?}: there are {} connections, {flights} calls, {held} bytes, {lanes} lanes",
@@ -91,7 +121,8 @@ impl World {
                 ));
             }
         }
-        if claimed.iter().map(|user| user.connections).sum::<usize>() != self.connections.len() {
+        let connections: usize = claimed.iter().map(|user| user.connections).sum();
+        if !(self.connections.len()..=self.connections.len() + 2 * self.endings.len()).contains(&connections) {
             return Err(format!("connections without a user: {claimed:?}"));
         }
         self.users = claimed;

@@ -31,6 +31,8 @@ pub struct Simulator {
     seed: u64,
     step: u64,
     inputs: u64,
+    /// Calls that the router had in flight before the present input.
+    in_flight: usize,
     pub(crate) fault: Fault,
     pub(crate) rng: Rng,
     pub(crate) router: Router,
@@ -56,6 +58,7 @@ impl Simulator {
             seed,
             step: 0,
             inputs: 0,
+            in_flight: 0,
             fault,
             router: Router::new(defective(&config, fault), rng.next_u64(), now),
             world: World::new(config, rng.next_u64(), now),
@@ -97,6 +100,7 @@ impl Simulator {
             let config = random_config(&mut self.rng);
             self.router = Router::new(defective(&config, self.fault), self.rng.next_u64(), now);
             self.router.set_events(self.events);
+            self.in_flight = 0;
             let recalled = self.world.lanes.recall();
             self.world = World::new(config, self.rng.next_u64(), now);
             self.world.lanes.recalled = recalled;
@@ -130,7 +134,6 @@ impl Simulator {
         let expect = |what: &str, router: usize, world: usize| {
             if router == world { Ok(()) } else { Err(format!("{what}: the router has {router}, there are {world}")) }
         };
-        expect("calls in flight", self.router.in_flight_len(), self.world.flights.len())?;
         expect("parked calls", self.router.parked_len(), self.world.inquiries.len())?;
         expect("peers", self.router.peers_len(), self.world.connections.len())?;
         expect("lanes", self.router.lanes_len(), self.world.lanes.open.len())?;
@@ -170,16 +173,29 @@ impl Simulator {
         self.time_passed()
     }
 
+    /// While the router says that more is due, time is given to it again; other inputs may come in between.
     fn time_passed(&mut self) -> Result<(), String> {
-        if self.router.wakeup_ms().is_none_or(|wakeup| wakeup > self.world.now.mono_ms()) {
-            return self.world.check_overdue();
+        loop {
+            self.time_was_given()?;
+            if !self.is_due() || self.fault == Fault::ForgetTime {
+                return self.world.check_overdue();
+            }
+            if self.rng.below(3) == 0 {
+                return Ok(());
+            }
         }
-        if self.fault == Fault::ForgetTime {
-            return self.world.check_overdue();
+    }
+
+    fn is_due(&self) -> bool {
+        self.router.wakeup_ms().is_some_and(|wakeup| wakeup <= self.world.now.mono_ms())
+    }
+
+    fn time_was_given(&mut self) -> Result<(), String> {
+        if !self.is_due() || self.fault == Fault::ForgetTime {
+            return Ok(());
         }
         self.router.handle_time(self.world.now, &mut self.orders);
-        self.judge(&Input::Time)?;
-        self.world.check_overdue()
+        self.judge(&Input::Time)
     }
 
     fn connect(&mut self) -> Result<(), String> {
@@ -204,7 +220,9 @@ impl Simulator {
             };
         }
         let is_full = self.world.has_too_many_connections(identity.uid);
-        let may_be_refused = is_full || self.world.may_lack_memory(identity.uid);
+        let may_be_refused = is_full
+            || self.world.may_have_too_many_connections(identity.uid)
+            || self.world.may_lack_memory(identity.uid);
         match connected {
             Ok(_) if is_full || self.world.phase != Phase::Running => return Err("a connection too many".into()),
             Err(error) if !may_be_refused && self.world.phase == Phase::Running => {
@@ -236,7 +254,6 @@ impl Simulator {
         self.world.lose_lanes(peer, false);
         self.world.take_down(peer);
         if self.fault.strikes(Fault::ForgetDisconnect, &mut self.rng) {
-            self.world.gone.clear();
             self.world.endings.clear();
             return Ok(());
         }
@@ -459,6 +476,13 @@ impl Simulator {
             return Err("a part that is not of the inbound frame".into());
         }
         let mut orders = std::mem::take(&mut self.orders.list);
+        let has_rest = matches!(input, Input::Time) && !self.world.endings.is_empty();
+        if has_rest && self.fault.strikes(Fault::ForgetEnds, &mut self.rng) {
+            for at in (0..orders.len()).rev().filter(|&at| matches!(orders[at], Order::Send { .. })).collect::<Vec<_>>()
+            {
+                self.lose(&mut orders, at);
+            }
+        }
         if self.fault != Fault::None {
             self.spoil(&mut orders);
         }
@@ -467,6 +491,8 @@ impl Simulator {
         }
         let offers: Vec<LaneOffer> = orders.iter().filter_map(offer_of).cloned().collect();
         self.world.judge(input, orders, self.events)?;
+        let before = std::mem::replace(&mut self.in_flight, self.router.in_flight_len());
+        self.world.check_endings(input, &self.router, before)?;
         self.world.check_users(&self.router, self.router.users())?;
         offers.into_iter().try_for_each(|offer| self.hand_out(&offer))
     }
@@ -521,6 +547,9 @@ impl Simulator {
                 }
             }
         }
+        while self.is_due() {
+            self.time_was_given()?;
+        }
         self.check()?;
         self.router.check_invariants();
         // Only a call that has been given a day may be left: none is overdue.
@@ -538,6 +567,9 @@ impl Simulator {
             self.world.now.mono_us += 100_000;
             self.world.now.wall_ms += 100;
             self.time_passed()?;
+        }
+        while self.is_due() {
+            self.time_was_given()?;
         }
         self.check()?;
         self.router.check_invariants();

@@ -81,7 +81,7 @@ impl Simulator {
     }
 
     /// Takes an order away as if nothing had ever been charged for it.
-    fn lose(&mut self, orders: &mut Vec<Order>, at: usize) {
+    pub(crate) fn lose(&mut self, orders: &mut Vec<Order>, at: usize) {
         let Order::Send { peer, frame } = orders.remove(at) else { return };
         self.router.handle_written(peer, frame.len(), self.world.now, &mut self.orders);
         orders.append(&mut self.orders.list);

@@ -2,6 +2,7 @@
 
 use crate::fault::Fault;
 use crate::simulator::Simulator;
+use crate::verdict::Input;
 use bro_router::Router;
 use bro_router::state::{PhaseState, RouterState};
 
@@ -9,6 +10,8 @@ impl Simulator {
     /// The router is exported, written, read and imported; the model and everybody in the world go on as if nothing had been.
     pub(crate) fn take_over(&mut self) -> Result<(), String> {
         let now = self.world.now;
+        self.router.finish_ends(now, &mut self.orders);
+        self.judge(&Input::Finish)?;
         let exported = self.router.export(now);
         let read = RouterState::decode(&exported.encode()).map_err(|error| format!("its own state: {error}"))?;
         if read != exported {

@@ -23,6 +23,8 @@ pub(crate) enum Input<'a> {
     /// The driver could not hand out a lane.
     OfferFailed(u64),
     Time,
+    /// What is about to end has to end now.
+    Finish,
     Drain,
     Stop,
     /// Another policy.
@@ -111,12 +113,10 @@ impl World {
         }
         self.check_outcome(input, &forecast, answered.as_ref(), uid, &tally)?;
         self.check_frames_of_v2(input, &forecast, &tally, &told_to_drain)?;
-        self.check_endings()?;
         self.check_lanes()?;
         if let (Input::Policy, Some(peer)) = (input, self.connections.keys().find(|peer| self.is_denied(**peer))) {
             return Err(format!("{peer:?} may not be what it is under {:?}, and is still connected", self.policy));
         }
-        self.gone.clear();
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! The checks of frames of version 1 that the router sends about calls.
 
+use crate::endings::Ending;
 use crate::model::{Flight, Phase, World};
-use crate::model_v2::Ending;
 use crate::network::Id;
 use crate::traffic::Planned;
 use crate::verdict::{Forecast, Input, Tally};
@@ -189,10 +189,7 @@ impl World {
             }
             Some("CONNECTION_LOST") => {
                 let is_end = self.phase == Phase::Ended || matches!(input, Input::Stop | Input::Time);
-                let is_lost = |flight: &Flight| self.gone.contains(&flight.callee);
-                let lost = position(&|flight| is_lost(flight) && has_context(flight)).or_else(|| position(&is_lost));
-                let lost = lost.or_else(|| position(&|flight| is_end && has_context(flight)));
-                let lost = lost.or_else(|| position(&|_| is_end));
+                let lost = position(&|flight| is_end && has_context(flight)).or_else(|| position(&|_| is_end));
                 let Some(at) = lost else { return false };
                 let flight = self.flights.swap_remove(at);
                 if let Id::Text(callee_id) = flight.callee_id {
@@ -204,8 +201,8 @@ impl World {
         }
     }
 
-    /// Whether this is the answer that is due to a call that was given up.
-    fn end(&mut self, peer: PeerId, id: &Id, code: Option<&str>, context: &Value) -> bool {
+    /// Whether this is the answer that is due to a call that does not go on.
+    pub(crate) fn end(&mut self, peer: PeerId, id: &Id, code: Option<&str>, context: &Value) -> bool {
         let is_it = |ending: &Ending| {
             ending.flight.caller == peer
                 && ending.flight.id == *id
@@ -214,6 +211,7 @@ impl World {
         let by_context = self.endings.iter().position(|e| is_it(e) && is_same(context, &e.flight.echo));
         let Some(at) = by_context.or_else(|| self.endings.iter().position(is_it)) else { return false };
         self.endings[at].answer_due = None;
+        self.endings[at].is_told = true;
         true
     }
 

@@ -72,6 +72,7 @@ fn a_million_steps_without_a_violation() {
         "cancel of an inquiry",
         "cancel told",
         "cascade",
+        "ended in pieces",
         "name told",
         "pong",
         // Lanes.

@@ -46,6 +46,7 @@ fn every_call_ends_once_whatever_happens_between_the_programs() {
         "lane opened",
         "lane broken",
         "settled",
+        "the router had more to do",
     ];
     for what in everywhere {
         assert!(sum.seen.get(what).is_some_and(|&count| count > 4), "{what} hardly came up: {:?}", sum.seen);

@@ -208,7 +208,7 @@ impl CrateTests {
 pub(crate) const CRATES: &[CrateTests] = &[
     CrateTests::new("bro-proto", 135),
     CrateTests::new("bro-policy", 10),
-    CrateTests::new("bro-router", 158),
+    CrateTests::new("bro-router", 165),
     CrateTests::new("bro-session", 148),
     CrateTests::new("bro-lane", 44),
     CrateTests::new("bro-gateway", 100),

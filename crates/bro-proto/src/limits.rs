@@ -228,6 +228,9 @@ pub const LISTEN_BACKLOG: i32 = 4096;
 pub const ACCEPT_BACKOFF_MS: u64 = 250;
 /// What a gateway does of what is overdue before it looks at its sockets again: calls that end at the same moment must not hold up all others.
 pub const TIMERS_PER_INPUT_MAX: usize = 4096;
+/// Calls that a gateway ends together before it looks at its sockets again, since their callee, their caller or the call that they were made for
+/// has ended: one connection may take hundreds of thousands along.
+pub const ENDS_PER_INPUT_MAX: usize = 4096;
 /// A gateway that wakes up so much too late looks at its sockets once more before it does what is overdue, in milliseconds.
 pub const LOOK_AGAIN_MS: u64 = 20;
 /// A gateway that wakes up so much too late was not running: nobody could be heard meanwhile, in milliseconds.

@@ -2,6 +2,8 @@
 
 #[path = "state/calls.rs"]
 mod state;
+#[path = "stumps.rs"]
+mod stumps;
 
 use crate::accounts::Resource;
 use crate::hash::KeyedHash;
@@ -71,6 +73,8 @@ pub(crate) enum CalleeId<'a> {
 #[derive(Debug)]
 pub(crate) struct Call {
     is_live: bool,
+    /// It was given up, and is kept for the calls that were made for it; see [`stumps`].
+    is_stump: bool,
     /// The callee answers with a text, and the call is in the table of these.
     is_tabled: bool,
     /// Counts the uses of the slot; with the index it is the number that a callee of version 2 knows.
@@ -79,8 +83,10 @@ pub(crate) struct Call {
     ends: [u32; 2],
     /// Places in the lists of the two peers, by [`Side`]. For a free slot the first `next` is the next free slot.
     links: [Link; 2],
-    /// The call that this one was made for, the first of those made for it, and its place among its siblings.
+    /// The call that this one was made for, the first of those made for it, and its place among its siblings. A parent that has another
+    /// generation by now has ended: its children go on without one, and nobody had to go to each of them for it.
     parent: u32,
+    parent_generation: u32,
     child: u32,
     sibling: Link,
     /// Of the callee's id, if that is a text.
@@ -90,6 +96,8 @@ pub(crate) struct Call {
     /// Stamp of the chain that begins with this call; 0 when there is a context or a section.
     pub(crate) root: u64,
     pub(crate) timer: TimerId,
+    /// Of a stump: when it was given up, in the order of such decisions.
+    decided: u64,
     /// Monotonic, when it was routed.
     pub(crate) started_us: u64,
     /// The time that it was given.
@@ -165,11 +173,6 @@ impl Call {
         (self.started_us / 1000).saturating_add(self.timeout_ms)
     }
 
-    /// The call that this one was made for, while it is in flight.
-    pub(crate) fn parent(&self) -> Option<u32> {
-        (self.parent != NIL).then_some(self.parent)
-    }
-
     /// What its caller's account is charged for it.
     pub(crate) fn charged_bytes(&self) -> usize {
         CALL_CHARGE_BYTES + self.text.len()
@@ -216,6 +219,9 @@ pub(crate) struct Calls {
     by_callee_id: HashTable<u32>,
     /// By caller and the number that the caller knows, where that is a number.
     by_caller_number: HashTable<u32>,
+    /// The first of the stumps.
+    stumps: u32,
+    stumps_len: usize,
     /// Bytes of all sections.
     section_bytes: usize,
     spare: Vec<Vec<u8>>,
@@ -231,6 +237,8 @@ impl Calls {
             hasher,
             by_callee_id: HashTable::new(),
             by_caller_number: HashTable::new(),
+            stumps: NIL,
+            stumps_len: 0,
             section_bytes: 0,
             spare: Vec::new(),
         }
@@ -367,8 +375,7 @@ impl Calls {
     /// Takes a call out of every list and table. Calls made for it go on without a parent. Its timer is the caller's business.
     pub(crate) fn remove(&mut self, peers: &mut Peers, index: u32) -> Call {
         self.detach(peers, index);
-        let place = &mut self.slots[index as usize];
-        let ended = Call { text: std::mem::take(&mut place.text), ..*place };
+        let ended = self.take(index);
         self.release(index);
         ended
     }
@@ -376,14 +383,28 @@ impl Calls {
     /// The first half of [`Calls::remove`]: the call can still be read, until [`Calls::release`] gives its slot back.
     #[inline]
     pub(crate) fn detach(&mut self, peers: &mut Peers, index: u32) {
+        let (account, text_bytes) = self.withdraw(peers, index);
+        peers.accounts.release(account, Resource::Calls, 1);
+        peers.accounts.release(account, Resource::Memory, CALL_CHARGE_BYTES + text_bytes);
+        let place = &mut self.slots[index as usize];
+        place.child = NIL;
+        place.generation = next_generation(place.generation);
+    }
+
+    /// What was known of a call that has been taken out.
+    fn take(&mut self, index: u32) -> Call {
+        let place = &mut self.slots[index as usize];
+        Call { text: std::mem::take(&mut place.text), ..*place }
+    }
+
+    /// Takes a call out of every list and table, but leaves it its slot and its children. Tells whose account is still charged for it, and for how
+    /// many bytes of text.
+    #[inline(always)]
+    fn withdraw(&mut self, peers: &mut Peers, index: u32) -> (u32, usize) {
         self.unlink(peers, index, Side::Caller);
         self.unlink(peers, index, Side::Callee);
-        let Call { parent, child, .. } = self.slots[index as usize];
-        if child != NIL {
-            while self.take_child(index).is_some() {}
-        }
-        if parent != NIL {
-            self.disown(index);
+        if self.slots[index as usize].parent != NIL {
+            self.disown(peers, index);
         }
         let place = &mut self.slots[index as usize];
         debug_assert!(place.is_live);
@@ -399,14 +420,12 @@ impl Calls {
         let section_bytes = place.section().len();
         self.section_bytes -= section_bytes;
         let account = peers[place.caller()].account;
-        peers.accounts.release(account, Resource::Calls, 1);
-        peers.accounts.release(account, Resource::Memory, CALL_CHARGE_BYTES + place.text.len());
         if section_bytes > 0 {
             peers.accounts.release(account, Resource::Sections, section_bytes);
         }
         place.is_live = false;
-        place.generation = place.generation.wrapping_add(1).max(1);
         self.len -= 1;
+        (account, place.text.len())
     }
 
     /// Makes the slot of a call that was detached free.
@@ -424,14 +443,11 @@ impl Calls {
         }
     }
 
-    /// Takes one of the calls that were made for a call away from it; `None` when there is none left.
-    pub(crate) fn take_child(&mut self, index: u32) -> Option<u32> {
-        let child = self.slots[index as usize].child;
-        if child == NIL {
-            return None;
-        }
-        self.disown(child);
-        Some(child)
+    /// The call that this one was made for, while that is in flight, or a stump.
+    pub(crate) fn parent(&self, index: u32) -> Option<u32> {
+        let Call { parent, parent_generation, .. } = self.slots[index as usize];
+        let place = self.slots.get(parent as usize)?;
+        (place.generation == parent_generation).then_some(parent)
     }
 
     fn adopt(&mut self, parent: u32, index: u32) {
@@ -439,31 +455,36 @@ impl Calls {
         if next != NIL {
             self.slots[next as usize].sibling.prev = index;
         }
+        let parent_generation = self.slots[parent as usize].generation;
         let call = &mut self.slots[index as usize];
-        call.parent = parent;
+        (call.parent, call.parent_generation) = (parent, parent_generation);
         call.sibling = Link { prev: NIL, next };
     }
 
-    fn disown(&mut self, index: u32) {
+    /// Takes a call away from the one that it was made for, if that is still there, and from its siblings.
+    fn disown(&mut self, peers: &mut Peers, index: u32) {
+        let parent = self.parent(index);
         let call = &mut self.slots[index as usize];
-        let parent = std::mem::replace(&mut call.parent, NIL);
-        if parent == NIL {
-            return;
-        }
+        call.parent = NIL;
         let Link { prev, next } = std::mem::replace(&mut call.sibling, Link { prev: NIL, next: NIL });
-        match prev {
-            NIL => self.slots[parent as usize].child = next,
-            prev => self.slots[prev as usize].sibling.next = next,
-        }
         if next != NIL {
             self.slots[next as usize].sibling.prev = prev;
+        }
+        if prev != NIL {
+            self.slots[prev as usize].sibling.next = next;
+        } else if let Some(parent) = parent {
+            let place = &mut self.slots[parent as usize];
+            place.child = next;
+            if next == NIL && place.is_stump {
+                self.clear_stump(peers, parent);
+            }
         }
     }
 
     #[cold]
     fn give_back(&mut self) {
         let newest = self.slots.iter().map(|call| call.generation).max().expect("there are slots");
-        self.first_generation = newest.wrapping_add(1).max(1);
+        self.first_generation = next_generation(newest);
         self.slots = Vec::new();
         self.free = NIL;
         self.by_callee_id = HashTable::new();
@@ -517,6 +538,11 @@ impl std::ops::Index<u32> for Calls {
     fn index(&self, index: u32) -> &Call {
         &self.slots[index as usize]
     }
+}
+
+/// 0 is never given.
+fn next_generation(generation: u32) -> u32 {
+    generation.wrapping_add(1).max(1)
 }
 
 fn end_of(text: &[u8]) -> u16 {

@@ -4,7 +4,7 @@ use crate::outbox::{Outbox, Part};
 use crate::router::Router;
 use bro_proto::v2::CancelReason;
 use bro_proto::v2::encode;
-use bro_proto::{ErrorBody, ErrorCode, Now};
+use bro_proto::{ErrorBody, Now};
 
 impl Router {
     /// CANCEL: the caller does not wait any longer. A call that has ended, and a number that was never given, are the same.
@@ -16,7 +16,8 @@ impl Router {
         now: Now,
         out: &mut impl Outbox,
     ) {
-        if let Some(index) = self.calls.find_caller_number(caller, number) {
+        let found = self.calls.find_caller_number(caller, number);
+        if let Some(index) = found.filter(|&index| !self.ends.are_due() || !self.meets_fate(index, now, out)) {
             self.counters.calls_cancelled += 1;
             self.give_up(index, reason, None, now, out);
         } else if let Some(index) = self.find_parked(caller, number) {
@@ -24,42 +25,18 @@ impl Router {
         }
     }
 
-    /// Ends a call that its callee has not answered, and all calls that were made for it, at any depth. Its caller is told
-    /// `error`, if any; the callers of the others are told `CANCELLED`; callees of version 2 are told not to go on.
-    pub(crate) fn give_up(
+    /// Ends a call that its callee has not answered. If calls were made for it, it leaves a stump, on which they are the next to end.
+    pub(crate) fn give_up_alone(
         &mut self,
         index: u32,
         reason: CancelReason,
         error: Option<&ErrorBody>,
+        decided: u64,
         now: Now,
         out: &mut impl Outbox,
     ) {
-        let mut descendants = Vec::new();
-        self.give_up_alone(index, reason, error, &mut descendants, now, out);
-        if descendants.is_empty() {
-            return;
-        }
-        let cancelled = ErrorBody::new(ErrorCode::Cancelled, "the call that this one was made for was given up");
-        while let Some(index) = descendants.pop() {
-            self.counters.calls_cancelled += 1;
-            self.give_up_alone(index, CancelReason::Cancelled, Some(&cancelled), &mut descendants, now, out);
-        }
-    }
-
-    fn give_up_alone(
-        &mut self,
-        index: u32,
-        reason: CancelReason,
-        error: Option<&ErrorBody>,
-        children: &mut Vec<u32>,
-        now: Now,
-        out: &mut impl Outbox,
-    ) {
-        while let Some(child) = self.calls.take_child(index) {
-            children.push(child);
-        }
         self.abandon(index, reason, now, out);
-        let call = self.calls.remove(&mut self.peers, index);
+        let call = self.calls.fell(&mut self.peers, index, decided);
         self.timers.remove(call.timer);
         if let Some(error) = error {
             self.answer_failed(&call, error, now, out);
@@ -67,11 +44,14 @@ impl Router {
         self.calls.recycle(call);
     }
 
-    /// A call is about to end although its callee, which lives, has not answered: the callee is told, where it can be; where not, the
-    /// id under which it may still answer is kept.
+    /// A call is about to end although its callee has not answered: the callee is told, where it can be; where not, the id under which it may
+    /// still answer is kept.
     fn abandon(&mut self, index: u32, reason: CancelReason, now: Now, out: &mut impl Outbox) {
         let call = &self.calls[index];
         let callee = call.callee();
+        if !self.peers.is_live(callee) {
+            return;
+        }
         if !call.is_tabled() {
             let mut frame = std::mem::take(&mut self.scratch);
             encode::cancel(&mut frame, self.calls.number(index), reason);

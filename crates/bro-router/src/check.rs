@@ -7,8 +7,8 @@ use crate::parked::Wait;
 use crate::peers::{NIL, UNPOOLED};
 use crate::router::Router;
 use bro_proto::limits::{
-    EVENT_LOG_BYTES_MAX, EVENT_LOG_LEN_MAX, LANES_BYTES_PER_PEER_MAX, LANES_MAX, LANES_PER_PEER_MAX, PARKED_MAX,
-    PEER_CHARGE_BYTES, REGISTRY_BYTES_MAX, ROUTES_BYTES_MAX,
+    CALL_CHARGE_BYTES, EVENT_LOG_BYTES_MAX, EVENT_LOG_LEN_MAX, LANES_BYTES_PER_PEER_MAX, LANES_MAX, LANES_PER_PEER_MAX,
+    PARKED_MAX, PEER_CHARGE_BYTES, REGISTRY_BYTES_MAX, ROUTES_BYTES_MAX,
 };
 
 impl Router {
@@ -17,6 +17,7 @@ impl Router {
     pub fn check_invariants(&self) {
         assert!(self.peers.doomed.is_empty(), "what is doomed goes within the input that doomed it");
         assert!(self.scratch.is_empty(), "the scratch buffer is empty between inputs");
+        self.check_ends();
         let timers =
             self.check_peers() + self.check_services() + self.check_calls() + self.check_parked() + self.check_lanes();
         let is_draining = matches!(self.phase, Phase::Draining(_));
@@ -31,6 +32,12 @@ impl Router {
 
     fn check_peers(&self) -> usize {
         let (mut count, mut charged, mut queued, mut timers) = (0, 0, 0, 0);
+        for slot in 0..u32::try_from(self.peers.slots_len()).expect("few") {
+            self.check_call_lists(slot);
+            if self.peers.departures.contains_key(&slot) {
+                charged += PEER_CHARGE_BYTES;
+            }
+        }
         for slot in self.peers.live() {
             let peer = &self.peers[slot];
             count += 1;
@@ -50,18 +57,6 @@ impl Router {
             assert_eq!(peer.serial, if peer.service == NIL { 0 } else { self.registry[peer.service].serial });
             assert!(peer.v2.is_some() || !peer.takes_lanes);
             assert!(peer.queued_bytes <= self.config.queue_bytes_max);
-            for side in [Side::Caller, Side::Callee] {
-                let mut len = 0;
-                let mut index = peer.calls[side as usize].head;
-                while index != NIL {
-                    let call = &self.calls[index];
-                    let end = if side == Side::Caller { call.caller() } else { call.callee() };
-                    assert!(call.is_live() && end == slot, "a list holds live calls of its peer");
-                    len += 1;
-                    index = self.calls.next(index, side);
-                }
-                assert_eq!(len, peer.calls[side as usize].len);
-            }
             assert_eq!(self.parked.list_len(peer.parked.head), peer.parked.len as usize);
         }
         assert_eq!(count, self.peers.len());
@@ -72,11 +67,12 @@ impl Router {
         accounts.check_sums();
         let calls = self.calls.iter().map(|(_, call)| call.charged_bytes()).sum::<usize>();
         let parked = self.parked.iter().map(|(_, call)| call.charged_bytes()).sum::<usize>();
-        let others = self.peers.route_bytes + self.registry.description_bytes() + calls + parked;
+        let stumps = self.calls.stumps_len() * CALL_CHARGE_BYTES;
+        let others = self.peers.route_bytes + self.registry.description_bytes() + calls + stumps + parked;
         assert_eq!(charged + others, accounts.total(Resource::Memory), "the sum of charges is the total");
         let totals = [
-            (Resource::Peers, self.peers.len()),
-            (Resource::Calls, self.calls.len()),
+            (Resource::Peers, self.peers.held_len()),
+            (Resource::Calls, self.calls.len() + self.calls.stumps_len()),
             (Resource::Registry, self.registry.description_bytes()),
             (Resource::Routes, self.peers.route_bytes),
             (Resource::Sections, self.calls.section_bytes()),
@@ -89,8 +85,25 @@ impl Router {
         }
         assert_eq!(self.peers.doomed_bytes, 0);
         assert!(self.peers.route_bytes <= ROUTES_BYTES_MAX);
-        assert!(count <= self.config.peers_max && self.peers.slots_len() <= self.config.peers_max);
+        assert!(self.peers.held_len() <= self.config.peers_max && self.peers.slots_len() <= self.config.peers_max);
         timers
+    }
+
+    fn check_call_lists(&self, slot: u32) {
+        let peer = &self.peers[slot];
+        let is_there = peer.is_live || self.peers.departures.contains_key(&slot);
+        for side in [Side::Caller, Side::Callee] {
+            let list = peer.calls[side as usize];
+            let (mut len, mut index) = (0, list.head);
+            while index != NIL {
+                let call = &self.calls[index];
+                let end = if side == Side::Caller { call.caller() } else { call.callee() };
+                assert!(is_there && call.is_live() && end == slot, "a list holds live calls of its peer");
+                len += 1;
+                index = self.calls.next(index, side);
+            }
+            assert_eq!(len, list.len);
+        }
     }
 
     fn check_services(&self) -> usize {
@@ -123,10 +136,14 @@ impl Router {
         for (index, call) in self.calls.iter() {
             count += 1;
             for slot in [call.caller(), call.callee()] {
-                assert!(self.peers.is_live(slot) && self.peers[slot].service != NIL, "both ends of a call live");
+                let is_registered = self.peers.is_live(slot) && self.peers[slot].service != NIL;
+                assert!(
+                    is_registered || self.peers.departures.contains_key(&slot),
+                    "both ends of a call live, or it is about to end"
+                );
             }
-            let speaks_v2 = self.peers[call.callee()].v2.is_some();
-            assert_eq!(call.is_tabled(), !speaks_v2, "callees of version 1 know calls by texts");
+            let speaks_v2 = |slot: u32| self.peers.is_live(slot).then(|| self.peers[slot].v2.is_some());
+            assert_ne!(Some(call.is_tabled()), speaks_v2(call.callee()), "callees of version 1 know calls by texts");
             if call.is_tabled() {
                 let callee_id = std::str::from_utf8(call.callee_id()).expect("ids are texts");
                 let hash = Calls::hash(&self.hasher, call.callee(), callee_id);
@@ -134,17 +151,18 @@ impl Router {
                 assert_eq!(found, Some(index), "a callee knows no two calls by one id");
             }
             assert_eq!(self.calls.find_number(self.calls.number(index)), Some(index));
-            let caller_speaks_v2 = self.peers[call.caller()].v2.is_some();
             match call.caller_id() {
-                CallerId::Text(_) => assert!(!caller_speaks_v2),
+                CallerId::Text(_) => assert_ne!(speaks_v2(call.caller()), Some(true)),
                 CallerId::Number(number) => {
-                    assert!(caller_speaks_v2);
+                    assert_ne!(speaks_v2(call.caller()), Some(false));
                     assert_eq!(self.calls.find_caller_number(call.caller(), number), Some(index));
                 }
             }
-            if let Some(parent) = call.parent() {
-                let parent = &self.calls[parent];
-                assert!(parent.is_live() && self.peers[parent.callee()].service == self.peers[call.caller()].service);
+            if let Some(at) = self.calls.parent(index)
+                && self.calls.stump_decided(at).is_none()
+            {
+                let parent = &self.calls[at];
+                assert!(parent.is_live() && self.name_of(parent.callee()) == self.name_of(call.caller()));
                 assert!(call.deadline_ms() <= parent.deadline_ms(), "deadlines only shrink");
             }
             section_bytes += call.section().len();
@@ -152,7 +170,7 @@ impl Router {
         assert_eq!(section_bytes, self.calls.section_bytes());
         assert!(section_bytes <= bro_proto::limits::SECTIONS_BYTES_MAX);
         assert_eq!(count, self.calls.len());
-        assert!(count <= self.config.in_flight_max);
+        assert!(count + self.calls.stumps_len() <= self.config.in_flight_max);
         count
     }
 

@@ -1,18 +1,16 @@
 //! How connections end, and what ends with them.
 
-use crate::calls::Side;
 use crate::drain::Phase;
 use crate::event::{CloseReason, Event, EventMask};
 use crate::outbox::{Outbox, Part};
 use crate::peers::NIL;
 use crate::router::Router;
 use bro_proto::v1::encode::encode_error;
-use bro_proto::v2::CancelReason;
 use bro_proto::{ErrorBody, ErrorCode, Now};
 
 impl Router {
     /// Ends a connection: its own calls are forgotten, the calls that it worked on fail, and its service goes when it was
-    /// the last instance. Afterwards nothing refers to the peer.
+    /// the last instance. Afterwards nothing refers to the peer but calls that are about to end, see [`crate::ends`].
     pub(crate) fn close_peer(
         &mut self,
         slot: u32,
@@ -31,9 +29,8 @@ impl Router {
             self.counters.connections_dropped += 1;
             out.close(peer, reason);
         }
-        self.abandon_calls(slot, now, out);
+        self.depart(slot, reason, now, out);
         self.abandon_parked(slot);
-        self.fail_calls_of(slot, reason, now, out);
         self.close_lanes_of(slot, reason, now, out);
         let service = self.peers[slot].service;
         if service == NIL {
@@ -160,37 +157,10 @@ impl Router {
         }
     }
 
-    /// Gives up the calls that a peer made: their answers have nowhere to go.
-    fn abandon_calls(&mut self, slot: u32, now: Now, out: &mut impl Outbox) {
-        loop {
-            let index = self.peers[slot].calls[Side::Caller as usize].head;
-            if index == NIL {
-                return;
-            }
-            self.counters.calls_abandoned += 1;
-            self.give_up(index, CancelReason::CallerGone, None, now, out);
-        }
-    }
-
-    /// Fails the calls that a peer was asked.
-    fn fail_calls_of(&mut self, slot: u32, reason: CloseReason, now: Now, out: &mut impl Outbox) {
-        let service = self.peers[slot].service;
-        if self.peers[slot].calls[Side::Callee as usize].head == NIL || service == NIL {
-            return;
-        }
-        let name = self.registry[service].name.clone();
-        loop {
-            let index = self.peers[slot].calls[Side::Callee as usize].head;
-            if index == NIL {
-                return;
-            }
-            self.lose_call(index, &name, reason.as_str(), now, out);
-        }
-    }
-
     /// Ends a call whose callee is lost.
-    pub(crate) fn lose_call(&mut self, index: u32, callee: &str, why: &str, now: Now, out: &mut impl Outbox) {
-        let method = self.calls[index].method();
+    pub(crate) fn lose_call(&mut self, index: u32, why: &str, now: Now, out: &mut impl Outbox) {
+        let call = &self.calls[index];
+        let (callee, method) = (self.name_of(call.callee()), call.method());
         let message = format!(
             "{callee}.{method}: the connection that worked on it was lost ({why}); whether it was carried out is unknown"
         );

@@ -30,6 +30,8 @@ pub struct RouterConfig {
     pub in_flight_per_peer_max: usize,
     /// Calls in flight to one connection above which new ones are refused. Default [`limits::IN_FLIGHT_PER_CALLEE_MAX`].
     pub in_flight_per_callee_max: usize,
+    /// Calls that end together at most until others are served. Default [`limits::ENDS_PER_INPUT_MAX`].
+    pub ends_per_input_max: usize,
     /// Outbound bytes, CALLs not counted, above which a peer is no longer read from. Default [`limits::QUEUE_PAUSE_BYTES`].
     pub queue_pause_bytes: usize,
     /// Outbound bytes above which calls to a peer are refused. Default [`limits::QUEUE_CALLS_BYTES_MAX`].
@@ -76,6 +78,7 @@ impl Default for RouterConfig {
             in_flight_max: limits::IN_FLIGHT_MAX,
             in_flight_per_peer_max: limits::IN_FLIGHT_PER_PEER_MAX,
             in_flight_per_callee_max: limits::IN_FLIGHT_PER_CALLEE_MAX,
+            ends_per_input_max: limits::ENDS_PER_INPUT_MAX,
             queue_pause_bytes: limits::QUEUE_PAUSE_BYTES,
             queue_calls_bytes_max: limits::QUEUE_CALLS_BYTES_MAX,
             queue_bytes_max: limits::QUEUE_BYTES_MAX,
@@ -130,6 +133,7 @@ impl RouterConfig {
             ("in_flight_max", self.in_flight_max),
             ("in_flight_per_peer_max", self.in_flight_per_peer_max),
             ("in_flight_per_callee_max", self.in_flight_per_callee_max),
+            ("ends_per_input_max", self.ends_per_input_max),
             ("queue_pause_bytes", self.queue_pause_bytes),
             ("peers_per_uid_max", self.peers_per_uid_max),
             ("connect_burst", self.connect_burst as usize),

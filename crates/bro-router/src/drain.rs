@@ -1,5 +1,6 @@
 //! The end of a gateway: no new calls, then no calls, then no connections.
 
+use crate::ends::Ends;
 use crate::event::CloseReason;
 use crate::outbox::Outbox;
 use crate::router::Router;
@@ -68,16 +69,17 @@ impl Router {
             self.timers.remove(timer);
         }
         self.phase = Phase::Ended;
+        // Nobody is there any more who could be served in between.
+        self.carry_out_all_ends(now, out);
         let in_flight: Vec<u32> = self.calls.iter().map(|(index, _)| index).collect();
         for index in in_flight {
-            let service = self.peers[self.calls[index].callee()].service;
-            let name = self.registry[service].name.clone();
-            self.lose_call(index, &name, "the gateway is stopping", now, out);
+            self.lose_call(index, "the gateway is stopping", now, out);
         }
         let live: Vec<u32> = self.peers.live().collect();
         for slot in live {
             self.close_peer(slot, CloseReason::Stopping, None, now, out);
         }
+        self.ends = Ends::new(self.config.ends_per_input_max);
         self.reporter.is_log_fresh = false;
     }
 }

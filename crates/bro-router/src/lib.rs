@@ -11,7 +11,7 @@
 //! | `reply` | RESPONSEs: forwarded, and the gateway's own |
 //! | `v2_peer`, `v2_call`, `v2_reply`, `v2_report` | the same for peers of version 2 |
 //! | `oversize` | frames above the limit: whom to tell |
-//! | `cancel` | calls that are given up, and those made for them |
+//! | `cancel`, `ends`, `stumps` | calls that are given up, and those made for them; ends of many calls, in pieces |
 //! | `lanes` | direct lanes between peers: offered, open, taken back |
 //! | `permission` | who may do what, as the policy says |
 //! | `closing`, `drain` | how connections and the gateway end |
@@ -32,6 +32,7 @@ mod closing;
 mod config;
 mod counters;
 mod drain;
+mod ends;
 mod event;
 mod event_log;
 mod hash;

@@ -60,7 +60,8 @@ impl Router {
             }
             Kind::Response => {
                 let hash = Calls::hash(&self.hasher, slot, id);
-                match self.calls.find(hash, slot, id) {
+                let found = self.calls.find(hash, slot, id);
+                match found.filter(|&index| !self.ends.are_due() || !self.meets_fate(index, now, out)) {
                     Some(index) => self.fail_oversize_answer(slot, index, oversize, now, out),
                     None => {
                         if let Some(abandoned) = &mut self.peers[slot].abandoned {
@@ -85,7 +86,7 @@ impl Router {
         let head = v2::parse_head(&oversize.head).ok_or(Unclear)?;
         match head.kind {
             Some(FrameKind::Call) => {
-                if self.is_number_taken(slot, head.id) {
+                if self.is_number_taken(slot, head.id, now, out) {
                     self.violated(slot, NUMBER_TAKEN, now, out);
                     return Ok(());
                 }
@@ -97,7 +98,7 @@ impl Router {
                 let error = self.too_large("the call", oversize);
                 self.refuse_call_v2(slot, head.id, aim, &error, now, out);
             }
-            Some(FrameKind::Response | FrameKind::Error) => match self.find_asked(slot, head.id) {
+            Some(FrameKind::Response | FrameKind::Error) => match self.find_asked(slot, head.id, now, out) {
                 Some(index) => self.fail_oversize_answer(slot, index, oversize, now, out),
                 None => self.counters.responses_dropped += 1,
             },

@@ -7,6 +7,7 @@ use crate::abandoned::Abandoned;
 use crate::accounts::{Accounts, Resource};
 use crate::config::RouterConfig;
 use crate::counters::Counters;
+use crate::ends::Departure;
 use crate::event::CloseReason;
 use crate::outbox::{Outbox, Part, PeerId};
 use crate::permission::Restriction;
@@ -17,6 +18,7 @@ use bro_proto::Now;
 use bro_proto::limits::PEER_CHARGE_BYTES;
 use bro_proto::timer::TimerId;
 use bro_proto::v1::Encoding;
+use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 
 /// No slot, no index, the end of a list.
@@ -87,7 +89,7 @@ pub(crate) struct Peer {
     /// Index of its service, `NIL` before REGISTER. For a free slot: the next free slot.
     pub(crate) service: u32,
     pub(crate) is_live: bool,
-    /// It will be closed when the present input has been handled; nothing is sent to it any more.
+    /// It will be closed when the present input has been handled, or has been; nothing is sent to it any more.
     pub(crate) is_doomed: bool,
     pub(crate) is_paused: bool,
     pub(crate) is_mid_frame: bool,
@@ -172,6 +174,8 @@ pub(crate) struct Peers {
     pub(crate) slots: Vec<Peer>,
     free: u32,
     len: usize,
+    /// By slot: closed connections whose slots are kept, since some of their calls have not ended so far.
+    pub(crate) departures: BTreeMap<u32, Departure>,
     pub(crate) accounts: Accounts,
     /// Sum of `queued_bytes` over the live peers.
     queued_bytes: usize,
@@ -197,6 +201,7 @@ impl Peers {
             slots: Vec::new(),
             free: NIL,
             len: 0,
+            departures: BTreeMap::new(),
             accounts: Accounts::new(config),
             queued_bytes: 0,
             doomed_bytes: 0,
@@ -209,6 +214,11 @@ impl Peers {
 
     pub(crate) fn len(&self) -> usize {
         self.len
+    }
+
+    /// Slots in use: by live peers, and by those who have gone while some of their calls are left.
+    pub(crate) fn held_len(&self) -> usize {
+        self.len + self.departures.len()
     }
 
     /// Sum of `queued_bytes` over the live peers.
@@ -326,17 +336,16 @@ impl Peers {
         slot
     }
 
-    /// Forgets a peer that nothing refers to any more.
+    /// Forgets a peer that nothing refers to any more but calls that are about to end. While there are any, its slot is kept for them.
     pub(crate) fn remove(&mut self, slot: u32, timers: &mut Timers) {
         let peer = &mut self.slots[slot as usize];
-        debug_assert!(peer.is_live && peer.calls.iter().all(|list| list.len == 0) && peer.parked.len == 0);
+        debug_assert!(peer.is_live && peer.parked.len == 0);
         for timer in [peer.register_timer.take(), peer.partial_timer.take(), peer.stall_timer.take()] {
             timer.map(|timer| timers.remove(timer));
         }
         peer.is_stall_timed = false;
         let route_bytes = peer.v2.take().map_or(0, |state| state.route_bytes());
-        let bytes = PEER_CHARGE_BYTES + peer.queued_bytes + peer.kept_bytes + peer.table_bytes + route_bytes;
-        self.accounts.release(peer.account, Resource::Peers, 1);
+        let bytes = peer.queued_bytes + peer.kept_bytes + peer.table_bytes + route_bytes;
         self.accounts.release(peer.account, Resource::Routes, route_bytes);
         self.accounts.release(peer.account, Resource::Memory, bytes);
         self.queued_bytes -= peer.queued_bytes;
@@ -348,9 +357,20 @@ impl Peers {
         self.route_bytes -= route_bytes;
         peer.restriction = None;
         peer.is_live = false;
+        self.len -= 1;
+        if !self.departures.contains_key(&slot) {
+            self.free(slot);
+        }
+    }
+
+    /// Gives the slot of a peer that has gone to others.
+    pub(crate) fn free(&mut self, slot: u32) {
+        let peer = &mut self.slots[slot as usize];
+        debug_assert!(!peer.is_live && peer.calls.iter().all(|list| list.len == 0));
+        self.accounts.release(peer.account, Resource::Peers, 1);
+        self.accounts.release(peer.account, Resource::Memory, PEER_CHARGE_BYTES);
         peer.service = self.free;
         self.free = slot;
-        self.len -= 1;
     }
 
     /// Marks a peer to be closed when the present input has been handled.
@@ -411,7 +431,7 @@ impl Peers {
         out: &mut impl Outbox,
     ) -> Option<usize> {
         let peer = &mut self.slots[slot as usize];
-        debug_assert!(peer.is_live, "nothing is sent to a dead peer");
+        debug_assert!(peer.is_live || peer.is_doomed, "nothing is sent to a dead peer");
         if peer.is_doomed {
             return None;
         }

@@ -17,7 +17,7 @@ impl Router {
     pub(crate) fn admit_connection(&mut self, uid: Option<u32>, now: Now) -> Result<u32, ErrorBody> {
         let exhausted = |message: String| Err(ErrorBody::new(ErrorCode::ResourceExhausted, message));
         let limit = self.config.peers_max;
-        if self.peers.len() >= limit {
+        if self.peers.held_len() >= limit {
             return exhausted(format!(
                 "the gateway serves {limit} connections already: close some, or raise its limit"
             ));

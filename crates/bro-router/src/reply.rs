@@ -40,7 +40,8 @@ impl Router {
             return;
         };
         let hash = Calls::hash(&self.hasher, callee, &id.value);
-        let Some(index) = self.calls.find(hash, callee, &id.value) else {
+        let found = self.calls.find(hash, callee, &id.value);
+        let Some(index) = found.filter(|&index| !self.ends.are_due() || !self.meets_fate(index, now, out)) else {
             if let Some(abandoned) = &mut self.peers[callee].abandoned {
                 abandoned.remove(hash);
             }
@@ -74,6 +75,9 @@ impl Router {
 
     /// The deadline of a call in flight has passed.
     pub(crate) fn time_out_call(&mut self, index: u32, now: Now, out: &mut impl Outbox) {
+        if self.is_ending() && self.meets_fate(index, now, out) {
+            return;
+        }
         let call = &self.calls[index];
         let name = self.registry[self.peers[call.callee()].service].name.clone();
         let message = format!("{name}.{}: no answer within {} ms", call.method(), call.timeout_ms);
@@ -292,9 +296,10 @@ impl Router {
         now: Now,
         out: &mut impl Outbox,
     ) {
+        let [from, to] = [call.callee(), call.caller()].map(|slot| self.name_of(slot).to_owned());
         let event = Event::ResponseRouted {
-            from: &self.registry[self.peers[call.callee()].service].name,
-            to: &self.registry[self.peers[call.caller()].service].name,
+            from: &from,
+            to: &to,
             method: call.method(),
             status,
             request_id: &call.caller_id().text(),

@@ -5,6 +5,7 @@ use crate::calls::Calls;
 use crate::config::RouterConfig;
 use crate::counters::Counters;
 use crate::drain::Phase;
+use crate::ends::Ends;
 use crate::event::{CloseReason, Event, EventMask};
 use crate::hash::KeyedHash;
 use crate::lanes::Lanes;
@@ -39,7 +40,7 @@ use bro_proto::{ErrorBody, ErrorCode, Now};
 /// loss of either peer, or by the end of the gateway. Ids of peers that have gone are ignored in every input.
 ///
 /// Every input costs O(1) in the number of peers, services and calls, except those that end many calls at once (they cost
-/// O(1) for each), and introspection that lists everything.
+/// O(1) for each, up to [`RouterConfig::ends_per_input_max`]: the rest follows at the next inputs of time), and introspection that lists everything.
 #[derive(Debug)]
 pub struct Router {
     pub(crate) config: RouterConfig,
@@ -48,6 +49,7 @@ pub struct Router {
     pub(crate) peers: Peers,
     pub(crate) registry: Registry,
     pub(crate) calls: Calls,
+    pub(crate) ends: Ends,
     pub(crate) parked: Parked,
     pub(crate) lanes: Lanes,
     pub(crate) timers: Timers,
@@ -80,6 +82,7 @@ impl Router {
             peers: Peers::new(&config),
             registry: Registry::new(),
             calls: Calls::new(hasher.clone()),
+            ends: Ends::new(config.ends_per_input_max),
             parked: Parked::new(),
             lanes: Lanes::default(),
             timers: Timers::new(now.mono_ms()),
@@ -248,20 +251,25 @@ impl Router {
         self.settle(now, out);
     }
 
-    /// Does what is due, up to [`TIMERS_PER_INPUT_MAX`] things at once. Where there are more, [`Router::wakeup_ms`] says that it is to be called
-    /// again; other inputs may come in between.
+    /// Does what is due, up to [`TIMERS_PER_INPUT_MAX`] things and [`RouterConfig::ends_per_input_max`] calls at once. Where there is more,
+    /// [`Router::wakeup_ms`] says that it is to be called again; other inputs may come in between.
     pub fn handle_time(&mut self, now: Now, out: &mut impl Outbox) {
+        self.resume_ends(now, out);
         for _ in 0..TIMERS_PER_INPUT_MAX {
+            if self.ends.are_due() {
+                break;
+            }
             let Some(timer) = self.timers.expire(now.mono_ms()) else { break };
             self.expire(timer, now, out);
             self.settle(now, out);
         }
+        self.spend_ends(now, out);
         self.settle(now, out);
     }
 
-    /// When [`Router::handle_time`] has something to do at the earliest, in monotonic milliseconds; `None`: never.
+    /// When [`Router::handle_time`] has something to do at the earliest, in monotonic milliseconds; `None`: never. 0 is at once.
     pub fn wakeup_ms(&self) -> Option<u64> {
-        self.timers.wakeup_ms()
+        if self.ends.are_due() { Some(0) } else { self.timers.wakeup_ms() }
     }
 
     /// Whether that id names a connection that is still open.
@@ -284,7 +292,7 @@ impl Router {
         self.registry.len()
     }
 
-    /// Calls that wait for their callee's answer.
+    /// Calls that wait for their callee's answer, or for their end: see [`Router::is_ending`].
     pub fn in_flight_len(&self) -> usize {
         self.calls.len()
     }

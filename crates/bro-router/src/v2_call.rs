@@ -84,7 +84,7 @@ impl Router {
         now: Now,
         out: &mut impl Outbox,
     ) -> Option<Completion> {
-        if self.is_number_taken(caller, call.id) {
+        if self.is_number_taken(caller, call.id, now, out) {
             self.violated(caller, NUMBER_TAKEN, now, out);
             return None;
         }
@@ -212,7 +212,9 @@ impl Router {
         let service = self.peers[caller].service;
         match self.calls.find_number(number) {
             Some(index)
-                if !self.calls[index].is_tabled() && self.peers[self.calls[index].callee()].service == service =>
+                if !self.calls[index].is_tabled()
+                    && self.peers[self.calls[index].callee()].service == service
+                    && !self.is_fated(index) =>
             {
                 Ok(index)
             }
@@ -477,8 +479,9 @@ impl Router {
 
     /// Whether a caller may not name a new call so.
     #[inline(always)]
-    pub(crate) fn is_number_taken(&self, caller: u32, number: u64) -> bool {
-        let is_in_flight = self.calls.find_caller_number(caller, number).is_some();
+    pub(crate) fn is_number_taken(&mut self, caller: u32, number: u64, now: Now, out: &mut impl Outbox) -> bool {
+        let found = self.calls.find_caller_number(caller, number);
+        let is_in_flight = found.is_some_and(|index| !self.ends.are_due() || !self.meets_fate(index, now, out));
         number == 0 || is_in_flight || self.find_parked(caller, number).is_some()
     }
 

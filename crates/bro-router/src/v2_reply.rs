@@ -64,10 +64,11 @@ impl Router {
 
     /// The call that this connection was asked under this number.
     #[inline(always)]
-    pub(crate) fn find_asked(&self, callee: u32, number: u64) -> Option<u32> {
+    pub(crate) fn find_asked(&mut self, callee: u32, number: u64, now: Now, out: &mut impl Outbox) -> Option<u32> {
         let index = self.calls.find_number(number)?;
         let call = &self.calls[index];
-        (call.callee() == callee && !call.is_tabled()).then_some(index)
+        let is_asked = call.callee() == callee && !call.is_tabled();
+        (is_asked && (!self.ends.are_due() || !self.meets_fate(index, now, out))).then_some(index)
     }
 
     /// A RESPONSE or an ERROR ends the call that this connection was asked under this number, if there is one.
@@ -81,7 +82,7 @@ impl Router {
         now: Now,
         out: &mut impl Outbox,
     ) {
-        let Some(index) = self.find_asked(callee, number) else {
+        let Some(index) = self.find_asked(callee, number, now, out) else {
             self.counters.responses_dropped += 1;
             return;
         };

@@ -241,6 +241,10 @@ impl System {
 
     /// Another gateway goes on from the state of this one.
     pub(super) fn take_over(&mut self) -> Result<(), String> {
+        if self.router.is_none() {
+            return Ok(());
+        }
+        self.tell_router(|router, now, orders| router.finish_ends(now, orders))?;
         let Some(router) = &self.router else { return Ok(()) };
         let exported = router.export(self.now);
         let mut read = RouterState::decode(&exported.encode()).map_err(|error| format!("its own state: {error}"))?;
@@ -341,7 +345,15 @@ impl System {
             return Ok(());
         }
         self.tell_router(|router, now, orders| router.handle_time(now, orders))?;
+        if self.is_router_due() {
+            self.saw("the router had more to do");
+        }
         self.hand_lanes_out()
+    }
+
+    pub(super) fn is_router_due(&self) -> bool {
+        let now_ms = self.now.mono_ms();
+        self.router.as_ref().and_then(Router::wakeup_ms).is_some_and(|at_ms| at_ms <= now_ms)
     }
 }
 

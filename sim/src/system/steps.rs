@@ -6,7 +6,7 @@ use super::lanes::Lanes;
 use super::ledger::Ledger;
 use super::lines::{Line, below};
 use bro_proto::Now;
-use bro_proto::limits::REGISTER_BYTES_MAX;
+use bro_proto::limits::{ENDS_PER_INPUT_MAX, REGISTER_BYTES_MAX};
 use bro_proto::rng::Rng;
 use bro_router::{LaneOffer, LanePolicy, Router, RouterConfig};
 use std::collections::BTreeMap;
@@ -277,7 +277,9 @@ impl System {
 /// Limits so small that random traffic reaches some of them.
 fn random_config(rng: &mut Rng) -> RouterConfig {
     let frame_bytes_max = REGISTER_BYTES_MAX;
+    let mut ends = Rng::new(rng.clone().next_u64());
     RouterConfig {
+        ends_per_input_max: if ends.below(4) == 0 { ENDS_PER_INPUT_MAX } else { 1 + below(4, &mut ends) },
         speaks_v2: rng.below(8) > 0,
         lanes: [LanePolicy::Off, LanePolicy::Auto, LanePolicy::Always][below(3, rng)],
         lane_calls_min: 2 + u32::try_from(rng.below(3)).expect("small"),

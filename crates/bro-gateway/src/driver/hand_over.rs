@@ -100,6 +100,10 @@ impl Driver {
         // What is handed over does not contain the connection that it goes over.
         self.router.handle_disconnect(request.peer, self.now, &mut self.conns);
         self.finish_work();
+        while self.router.is_ending() {
+            self.router.finish_ends(self.now, &mut self.conns);
+            self.finish_work();
+        }
         let Some(Listener { file, socket: listener }) = &self.listener else {
             return Err("there is no listening socket to hand over".to_owned());
         };

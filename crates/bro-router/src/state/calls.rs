@@ -40,32 +40,38 @@ impl Calls {
             hasher: _, // that of the router
             by_callee_id: _,
             by_caller_number: _,
+            stumps: _, // none, or it is not exported
+            stumps_len,
             section_bytes: _,
             spare: _,
         } = self;
+        debug_assert_eq!(*stumps_len, 0, "all that is about to end has ended before an export");
         CallsState {
             first_generation: *first_generation,
             generations: slots.iter().map(|call| call.generation).collect(),
-            live: self.iter().map(|(slot, call)| call.export(slot, timers)).collect(),
+            live: self.iter().map(|(slot, call)| call.export(slot, self.parent(slot), timers)).collect(),
         }
     }
 }
 
 impl Call {
-    fn export(&self, slot: u32, timers: &Timers) -> CallState {
+    fn export(&self, slot: u32, parent: Option<u32>, timers: &Timers) -> CallState {
         let Call {
             is_live: _,
+            is_stump: _,
             is_tabled,
             generation: _, // with those of the free slots
             ends: [caller, callee],
             links: _,
-            parent,
+            parent: _, // may have ended
+            parent_generation: _,
             child: _, // its children name it
             sibling: _,
             hash: _,
             caller_number: _, // the parts of the text are read by their methods
             root,
             timer,
+            decided: _,
             started_us,
             timeout_ms,
             id_end: _,
@@ -88,7 +94,7 @@ impl Call {
             context_encoding: context.encoding.into(),
             section: self.section().to_vec(),
             root: *root,
-            parent: (*parent != NIL).then_some(*parent),
+            parent,
             deadline_ms: deadline_of(timers, *timer),
             started_us: *started_us,
             timeout_ms: *timeout_ms,
@@ -100,17 +106,20 @@ impl Call {
         let unlinked = Link { prev: NIL, next: NIL };
         Call {
             is_live: false,
+            is_stump: false,
             is_tabled: false,
             generation,
             ends: [NIL; 2],
             links: [unlinked; 2],
             parent: NIL,
+            parent_generation: 0,
             child: NIL,
             sibling: unlinked,
             hash: 0,
             caller_number: 0,
             root: 0,
             timer: TimerId::NONE,
+            decided: 0,
             started_us: 0,
             timeout_ms: 0,
             id_end: 0,

@@ -18,6 +18,7 @@ impl Peers {
             slots,
             free: _,
             len: _,
+            departures,
             accounts: _, // everything is charged anew
             queued_bytes: _,
             doomed_bytes: _,
@@ -27,6 +28,7 @@ impl Peers {
             doomed,
         } = self;
         debug_assert!(doomed.is_empty(), "who is doomed goes within the input that doomed it");
+        debug_assert!(departures.is_empty(), "all that is about to end has ended before an export");
         PeersState {
             generations: slots.iter().map(|peer| peer.generation).collect(),
             live: self.live().map(|slot| self[slot].export(slot, timers)).collect(),

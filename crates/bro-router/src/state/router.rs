@@ -80,7 +80,7 @@ impl From<Now> for Moment {
 }
 
 impl Router {
-    /// Everything that it knows, between two inputs. Which events its driver listens to, and what `status` tells of the process, are the
+    /// Everything that it knows, between two inputs, after [`Router::finish_ends`]: not while [`Router::is_ending`]. Which events its driver listens to, and what `status` tells of the process, are the
     /// driver's business: whoever imports the state says so anew.
     pub fn export(&self, now: Now) -> RouterState {
         let Router {
@@ -90,6 +90,7 @@ impl Router {
             peers,
             registry,
             calls,
+            ends: _, // nothing is left, and what was left is of no meaning to another one
             parked,
             lanes,
             timers,
