@@ -73,6 +73,11 @@ impl Lanes {
         self.open.keys().copied().take(6).collect()
     }
 
+    /// Whether there is a lane of which both ends have told.
+    pub(crate) fn are_shared(&self) -> bool {
+        self.open.values().any(|lane| lane.ends.iter().all(Option::is_some))
+    }
+
     /// A number that was used before.
     pub(crate) fn any_used(&self) -> Option<u64> {
         self.used.iter().find(|number| !self.open.contains_key(number)).copied()

@@ -7,6 +7,11 @@ use crate::verdict::Input;
 use bro_router::PeerId;
 
 impl Simulator {
+    /// Whether a policy is read now: wherever one may forbid a lane, since these are few, and elsewhere at this `moment` or not.
+    pub(crate) fn is_policy_due(&self, moment: bool) -> bool {
+        self.has_policies && (moment || self.world.lanes.are_shared())
+    }
+
     /// The policy file has changed, and is read again.
     pub(crate) fn load_policy(&mut self) -> Result<(), String> {
         let rules = Rules::random(&mut self.rng);

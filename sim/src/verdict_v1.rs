@@ -180,10 +180,12 @@ impl World {
         match code {
             Some("TIMEOUT") => {
                 let is_late = |flight: &Flight| flight.deadline_ms <= self.now.mono_ms();
-                // A callee of version 2 has been told first, if it could be.
-                let of_v1 = position(&|flight| is_late(flight) && flight.callee_id.number().is_none());
-                let exactly = position(&|flight| is_late(flight) && has_context(flight));
-                let Some(at) = exactly.or(of_v1).or_else(|| position(&is_late)) else { return false };
+                // A callee of version 2 has been told first, if it could be. And long contexts do not come back.
+                let is_fit = |flight: &Flight| is_late(flight) && flight.callee_id.number().is_none();
+                let exactly = position(&|flight| is_fit(flight) && has_context(flight));
+                let Some(at) = exactly.or_else(|| position(&is_fit)).or_else(|| position(&is_late)) else {
+                    return false;
+                };
                 self.give_up(self.flights[at].serial, 1, Some("TIMEOUT"));
                 self.end(peer, id, code, context)
             }
@@ -208,8 +210,18 @@ impl World {
                 && ending.flight.id == *id
                 && ending.answer_due.is_some_and(|due| Some(due) == code)
         };
-        let by_context = self.endings.iter().position(|e| is_it(e) && is_same(context, &e.flight.echo));
-        let Some(at) = by_context.or_else(|| self.endings.iter().position(is_it)) else { return false };
+        // Of several under one id, the one whose context comes back; and of those the one whose callee has been told, or need not be: it is told first.
+        let is_fit =
+            |ending: &Ending| (is_same(context, &ending.flight.echo), ending.is_told, ending.cancel_due.is_none());
+        let (mut fit, mut at) = (None, 0);
+        for (place, ending) in self.endings.iter().enumerate().filter(|(_, ending)| is_it(ending)) {
+            if fit < Some(is_fit(ending)) {
+                (fit, at) = (Some(is_fit(ending)), place);
+            }
+        }
+        if fit.is_none() {
+            return false;
+        }
         self.endings[at].answer_due = None;
         self.endings[at].is_told = true;
         true

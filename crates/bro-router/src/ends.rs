@@ -32,7 +32,8 @@ pub(crate) struct Departure {
     reason: CloseReason,
     /// Its place in the order of decisions.
     decided: u64,
-    /// The slot of the one that went next.
+    /// The slots of those that went before and after it.
+    prev: u32,
     next: u32,
 }
 
@@ -134,7 +135,6 @@ impl Router {
             if let Some((index, decided)) = self.calls.on_stump() {
                 let (fate, decided) = self.fate_on_stump(index, decided);
                 self.carry_out_fate(index, fate, decided, &cancelled, now, out);
-                self.end_departures();
                 continue;
             }
             let slot = self.ends.first;
@@ -147,7 +147,6 @@ impl Router {
             } else {
                 self.carry_out_fate(asked, Fate::Lost, self.peers.decided(slot), &cancelled, now, out);
             }
-            self.end_departures();
         }
     }
 
@@ -161,6 +160,7 @@ impl Router {
             name: self.registry[peer.service].name.clone(),
             reason,
             decided: self.ends.decide(),
+            prev: self.ends.last,
             next: NIL,
         };
         self.peers.departures.insert(slot, departure);
@@ -194,7 +194,6 @@ impl Router {
         let Some((fate, decided)) = self.fate(index) else { return false };
         let cancelled = ErrorBody::new(ErrorCode::Cancelled, "the call that this one was made for was given up");
         self.carry_out_fate(index, fate, decided, &cancelled, now, out);
-        self.end_departures();
         true
     }
 
@@ -264,6 +263,7 @@ impl Router {
         out: &mut impl Outbox,
     ) {
         self.ends.left = self.ends.left.saturating_sub(1);
+        let peers = [self.calls[index].caller(), self.calls[index].callee()];
         match fate {
             Fate::Abandoned => {
                 self.counters.calls_abandoned += 1;
@@ -279,24 +279,28 @@ impl Router {
                 self.lose_call(index, why, now, out);
             }
         }
+        for slot in peers {
+            self.end_departure(slot);
+        }
     }
 
-    /// Forgets the connections at the head of the queue of which all calls have ended.
-    fn end_departures(&mut self) {
-        while let Some(departure) = self.peers.departures.get(&self.ends.first) {
-            let slot = self.ends.first;
-            if self.peers[slot].calls.iter().any(|list| list.head != NIL) {
-                return;
-            }
-            self.ends.first = departure.next;
-            if departure.next == NIL {
-                self.ends.last = NIL;
-            }
-            self.peers.departures.remove(&slot);
-            // Otherwise it is just being closed.
-            if !self.peers.is_live(slot) {
-                self.peers.free(slot);
-            }
+    /// Forgets a connection that has gone, if all its calls have ended.
+    fn end_departure(&mut self, slot: u32) {
+        if self.peers[slot].calls.iter().any(|list| list.head != NIL) {
+            return;
+        }
+        let Some(Departure { prev, next, .. }) = self.peers.departures.remove(&slot) else { return };
+        match self.peers.departures.get_mut(&prev) {
+            Some(departure) => departure.next = next,
+            None => self.ends.first = next,
+        }
+        match self.peers.departures.get_mut(&next) {
+            Some(departure) => departure.prev = prev,
+            None => self.ends.last = prev,
+        }
+        // Otherwise it is just being closed.
+        if !self.peers.is_live(slot) {
+            self.peers.free(slot);
         }
     }
 
@@ -309,7 +313,11 @@ impl Router {
         while slot != NIL {
             let departure = self.peers.departures.get(&slot).expect("who is in the queue has gone");
             assert!(departure.decided > decided, "who went first comes first");
-            assert!(!self.peers.is_live(slot) && self.peers[slot].is_doomed);
+            assert!(!self.peers.is_live(slot) && self.peers[slot].is_doomed && departure.prev == last);
+            assert!(
+                self.peers[slot].calls.iter().any(|list| list.head != NIL),
+                "who has no calls any more is forgotten"
+            );
             count += 1;
             (decided, last, slot) = (departure.decided, slot, departure.next);
         }

@@ -45,8 +45,13 @@ impl System {
     }
 
     pub(super) fn lanes_len(&self) -> usize {
-        let is_open = |lane: &&Lane| lane.ends.iter().any(|end| matches!(end, End::Open(..)));
-        self.lanes.list.iter().filter(is_open).count()
+        self.open_lanes().len()
+    }
+
+    /// The places of those that somebody has opened.
+    pub(super) fn open_lanes(&self) -> Vec<usize> {
+        let is_open = |lane: &Lane| lane.ends.iter().any(|end| matches!(end, End::Open(..)));
+        (0..self.lanes.list.len()).filter(|&place| is_open(&self.lanes.list[place])).collect()
     }
 
     pub(super) fn lane_places(&self) -> usize {

@@ -158,7 +158,8 @@ impl System {
             90..94 if self.is_watching => self.watch(),
             94 => self.watch(),
             95 | 96 => self.lose_line(),
-            97 => self.lose_lane(),
+            // One that is in use, and there is not always one.
+            97 | 996..1000 => self.lose_lane(),
             98 => {
                 self.waits_since_ms.clear();
                 self.settle()
@@ -229,13 +230,12 @@ impl System {
     }
 
     fn lose_lane(&mut self) -> Result<(), String> {
-        match self.lane_places() {
-            0 => Ok(()),
-            count => {
-                let place = below(count, &mut self.rng);
-                self.break_lane(place)
-            }
+        let open = self.open_lanes();
+        if open.is_empty() {
+            return Ok(());
         }
+        let place = open[below(open.len(), &mut self.rng)];
+        self.break_lane(place)
     }
 
     fn move_bytes(&mut self) -> Result<(), String> {
